@@ -1,0 +1,40 @@
+# The whole product in two commands: make build, make test. Everything lands in .venv/ and warehouse/.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: build test lint bench install clean help
+.DEFAULT_GOAL := help
+
+help: ## Show what there is to type.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: .venv/.ready ## Create the Python environment (.venv) from constraints.txt.
+
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try: make PYTHON=python3.12 build" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null; } || \
+		{ echo "Python's venv module is missing. Run: sudo apt-get install python3-venv" >&2; exit 1; }
+	@echo "Creating the Python environment in .venv (about a minute)"
+	@$(PYTHON) -m venv .venv
+	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+build: install ## Land the data, build, test and release it.
+	@$(BIN)/hubspoke ingest
+	@$(BIN)/hubspoke build
+
+test: install ## Run the whole test suite.
+	@$(BIN)/pytest -n 2
+
+lint: install ## Check SQL, Python and the rules of the house.
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@$(BIN)/sqlfluff lint --processes 2 models macros tests/singular analyses
+	@$(BIN)/hubspoke check
+
+bench: install ## Measure a build and a landing against plain DuckDB.
+	@$(BIN)/python bench/build.py
+
+clean: ## Remove everything that a run made, the released data included.
+	@rm -rf warehouse target logs .venv

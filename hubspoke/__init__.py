@@ -1,0 +1,1 @@
+"""Hubspoke: a hub-and-spoke data warehouse beside a dbt project."""

@@ -1,0 +1,120 @@
+"""The commands, in the order in which data moves."""
+
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from hubspoke.errors import HubspokeError
+from hubspoke.landing import LandingZone
+from hubspoke.project import Project
+from hubspoke.release import ReleaseStore
+from hubspoke.sources import read_sources
+
+
+class _InOrder(click.Group):
+    """Lists commands in the order in which they are written here, not by name."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hubspoke")
+def cli() -> None:
+    """A hub-and-spoke data warehouse: land, build, release.
+
+    Run it anywhere inside the project. HUBSPOKE_WAREHOUSE names another folder for everything that a run writes.
+    """
+
+
+@cli.command()
+@click.argument("tables", nargs=-1, metavar="[SOURCE[.TABLE]]...")
+def ingest(tables: tuple[str, ...]) -> None:
+    """Land what the sources have; a file that has landed before adds nothing."""
+    project = Project.find()
+    known = read_sources(project.root)
+    chosen = [table for table in known if not tables or table.name in tables or table.source in tables]
+    unknown = set(tables) - {table.name for table in known} - {table.source for table in known}
+    if unknown:
+        raise HubspokeError(
+            f"no source {', '.join(sorted(unknown))}; there are {', '.join(table.name for table in known)}"
+        )
+    console = Console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks = {table.name: progress.add_task(table.name, total=1.0) for table in chosen}
+        outcomes = LandingZone(project.landing).ingest(
+            chosen, lambda name, share: progress.update(tasks[name], completed=share)
+        )
+    for outcome in outcomes:
+        state = "landed" if outcome.is_new else "unchanged since its last load"
+        click.echo(f"{outcome.name:<32} {outcome.rows:>12,} rows  {state}")
+
+
+@cli.command()
+@click.option("-s", "--select", multiple=True, help="dbt selector, for example mart_sales__daily_stores+")
+def build(select: tuple[str, ...]) -> None:
+    """Build, test and, if all is green, release (dbt build with progress and a summary)."""
+    from hubspoke.build import build as run_build
+
+    if not run_build(Project.find(), select, Console()):
+        sys.exit(1)
+
+
+@cli.command()
+def check() -> None:
+    """Check the rules of the house that dbt does not: rooms, names, contracts, personal data."""
+    from hubspoke.fence import violations
+    from hubspoke.manifest import Manifest, compile_project
+
+    project = Project.find()
+    compiled = compile_project(project.root)
+    found = violations(Manifest.read(project.root), compiled)
+    for violation in found:
+        click.echo(str(violation))
+    if found:
+        raise HubspokeError(f"{len(found)} violations of the rules in hubspoke/fence.py")
+    click.echo("The project keeps the rules of the house.")
+
+
+@cli.command()
+def releases() -> None:
+    """List the releases; the one that readers see is marked."""
+    store = ReleaseStore(Project.find().release)
+    current = store.current()
+    for release in store.releases():
+        mark = "*" if current and release.number == current.number else " "
+        rows = sum(relation.rows for relation in release.relations.values())
+        click.echo(
+            f"{mark} {release.number:>5}  {release.released_at:%Y-%m-%d %H:%M:%S} UTC  "
+            f"{len(release.relations)} relations, {rows:,} rows"
+        )
+    if current is None:
+        click.echo("There is no release yet. Run: hubspoke build")
+
+
+@cli.command()
+@click.argument("number", type=int, required=False)
+def rollback(number: int | None) -> None:
+    """Let readers see release NUMBER again (default: the one before the current one).
+
+    No data moves. The next green build that changes anything makes a new release.
+    """
+    release = ReleaseStore(Project.find().release).rollback(number)
+    click.echo(f"Readers see release {release.number} of {release.released_at:%Y-%m-%d %H:%M:%S} UTC.")
+
+
+def main() -> None:
+    """Run the command line; a user's error is one message on standard error and exit code 1."""
+    try:
+        cli.main(prog_name=Path(sys.argv[0]).name, standalone_mode=False)
+    except HubspokeError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)

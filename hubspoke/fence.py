@@ -1,0 +1,235 @@
+"""The rules of the house that dbt does not check by itself: which room reads which, names, contracts, personal data.
+
+Each rule is a function from the manifest to its violations; ``RULES`` is the list. dbt keeps the rest: a mart that
+refers to a core model does not parse, and a contract that does not match fails the build.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from hubspoke.lineage import origins
+from hubspoke.manifest import Manifest, Node, folders, meta
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One breach of one rule, with the file to open and what to do there."""
+
+    rule: str
+    file: str
+    message: str
+
+    def __str__(self) -> str:
+        """``file: rule: message``."""
+        return f"{self.file}: {self.rule}: {self.message}"
+
+
+READS = {
+    "staging": {"source"},
+    "core": {"staging", "intermediate", "core", "seed"},
+    "intermediate": {"staging", "intermediate", "core", "seed"},
+    "facade": {"core"},
+    "marts": {"facade", "marts"},
+    "spokes": {"marts", "facade"},
+}
+"""Which rooms a model of each room may read."""
+
+NAMES = {
+    "staging": r"stg_{folder}__[a-z0-9_]+",
+    "intermediate": r"int_[a-z0-9]+(_[a-z0-9]+)*__[a-z0-9_]+",
+    "core": r"core_[a-z0-9_]+",
+    "facade": r"(dim|fct|bridge)_[a-z0-9_]+",
+    "marts": r"mart_{folder}__[a-z0-9_]+",
+    "spokes": r"spoke_{folder}__[a-z0-9_]+",
+}
+"""How a model of each room is named; ``{folder}`` is the folder that it lies in."""
+
+LONGEST_MODEL = 150
+"""Lines; a longer model hides a step that deserves a name."""
+
+
+def room(node: Node) -> str:
+    """Return the room that a model lies in, for example ``staging``; for any other node its resource type."""
+    if node["resource_type"] != "model":
+        return str(node["resource_type"])
+    path = folders(node)
+    return path[1] if path[0] == "hub" and len(path) > 1 else path[0]
+
+
+def reads_only_the_room_before(manifest: Manifest) -> Iterator[tuple[Node, str]]:
+    """A model reads only what its room may read."""
+    for model in manifest.models:
+        allowed = READS.get(room(model))
+        if allowed is None:
+            yield model, f"lies in no room; the rooms are {', '.join(READS)}"
+            continue
+        for parent_id in manifest.parents(model["unique_id"]):
+            parent = manifest.get(parent_id)
+            if room(parent) not in allowed:
+                yield (
+                    model,
+                    f"reads {parent['name']} ({room(parent)}); {room(model)} reads only {', '.join(sorted(allowed))}",
+                )
+
+
+def marts_stay_in_their_domain(manifest: Manifest) -> Iterator[tuple[Node, str]]:
+    """A mart does not read a mart of another domain."""
+    for model in manifest.models:
+        for parent_id in manifest.parents(model["unique_id"]):
+            parent = manifest.get(parent_id)
+            if room(model) == room(parent) == "marts" and folders(model) != folders(parent):
+                yield model, f"reads {parent['name']} of domain {folders(parent)[-1]}; read the facade instead"
+
+
+def reads_through_ref(manifest: Manifest) -> Iterator[tuple[Node, str]]:
+    """A model names no table or file by hand: dbt would not know that it reads it."""
+    for model in manifest.models:
+        sql = re.sub(r"--[^\n]*|/\*.*?\*/|{#.*?#}", " ", model["raw_code"], flags=re.DOTALL)
+        sql = re.sub(r"{{.*?}}|{%.*?%}", " __dbt__ ", sql, flags=re.DOTALL)
+        sql = re.sub(r"'[^']*'(?!\s*(?:as\b|\)|$))", "''", sql) if "read_" not in sql else sql
+        ctes = set(re.findall(r"(\w+)\s+as\s+(?:materialized\s+)?\(", sql, flags=re.IGNORECASE)) | {"__dbt__"}
+        sql = re.sub(r"\b(extract|trim|substring|overlay)\s*\([^()]*\)", " ", sql, flags=re.IGNORECASE)
+        for name in re.findall(r"\b(?:from|join)\s+([\w.\"'/]+)", sql, flags=re.IGNORECASE):
+            if name.lower() not in ctes and name.lower() not in {"lateral", "select"}:
+                yield model, f"reads {name} by its name; write ref() or source() so that dbt knows the order"
+
+
+def spokes_are_thin(manifest: Manifest) -> Iterator[tuple[Node, str]]:
+    """A spoke selects and filters; what it computes belongs into a mart."""
+    logic = r"\b(join|group\s+by|union|case|having|over\s*\(|distinct|sum\s*\(|count\s*\(|avg\s*\(|min\s*\(|max\s*\()"
+    for model in manifest.spokes:
+        found = re.search(logic, re.sub(r"--[^\n]*", "", model["raw_code"]), flags=re.IGNORECASE)
+        if found:
+            yield model, f"computes ({found.group(0).strip().lower()}); move that into a mart and select from it"
+
+
+def names_say_the_room(manifest: Manifest) -> Iterator[tuple[Node, str]]:
+    """A model's name starts with its room's prefix."""
+    for model in manifest.models:
+        pattern = NAMES.get(room(model), ".*").format(folder=re.escape(folders(model)[-1]))
+        if not re.fullmatch(pattern, model["name"]):
+            yield model, f"is named {model['name']}; here names match {pattern}"
+
+
+def yaml_beside_the_model(manifest: Manifest) -> Iterator[tuple[Node, str]]:
+    """Every model has one YAML of the same stem in the same folder."""
+    for model in manifest.models:
+        expected = re.sub(r"(_v\d+)?\.sql$", ".yml", model["original_file_path"])
+        actual = (model.get("patch_path") or "").split("://")[-1]
+        if actual != expected:
+            yield model, f"is described in {actual or 'no file'}; put that in {expected}"
+
+
+def public_models_are_described(manifest: Manifest) -> Iterator[tuple[Node, str]]:
+    """A model says its grain; whoever can be read from outside the hub describes and types every column."""
+    for model in manifest.models:
+        if not re.search(r"Grain: [^.]+\.\s*$", model["description"]):
+            yield model, 'has no grain; end its description with "Grain: one row per ….".'
+        if room(model) in {"facade", "marts", "spokes"}:
+            if not model["contract"]["enforced"]:
+                yield model, "has no enforced contract; remove the contract setting that turns it off"
+            for column in model["columns"].values():
+                if not column["description"] or not column["data_type"]:
+                    yield model, f"column {column['name']} needs a description and a data_type"
+
+
+def facade_is_versioned(manifest: Manifest) -> Iterator[tuple[Node, str]]:
+    """A facade view has a version, so that it can change without breaking who reads it."""
+    for model in manifest.models:
+        if room(model) == "facade" and model.get("version") is None:
+            yield model, "has no version; add latest_version: 1 and versions: [{v: 1}] to its YAML"
+
+
+def same_name_same_type(manifest: Manifest) -> Iterator[tuple[Node, str]]:
+    """A column name has one type wherever it is public."""
+    seen: dict[str, tuple[str, str]] = {}
+    for model in sorted(
+        manifest.models, key=lambda model: list(READS).index(room(model)) if room(model) in READS else 99
+    ):
+        if room(model) not in {"facade", "marts", "spokes"}:
+            continue
+        for column in model["columns"].values():
+            first = seen.setdefault(column["name"], (str(column["data_type"]).replace(" ", ""), model["name"]))
+            if first[0] != str(column["data_type"]).replace(" ", ""):
+                yield model, f"column {column['name']} is {column['data_type']} here and {first[0]} in {first[1]}"
+
+
+def models_are_short(manifest: Manifest) -> Iterator[tuple[Node, str]]:
+    """No model is longer than LONGEST_MODEL lines."""
+    for model in manifest.models:
+        lines = len(model["raw_code"].splitlines())
+        if lines > LONGEST_MODEL:
+            yield model, f"has {lines} lines, {LONGEST_MODEL} are allowed; give a step of it a model of its own"
+
+
+def spokes_are_delivered(manifest: Manifest) -> Iterator[tuple[Node, str]]:
+    """Every spoke relation is delivered by an exposure, and the exposure's meta says to whom and how."""
+    delivered = {
+        node_id: exposure for exposure in manifest.exposures.values() for node_id in exposure["depends_on"]["nodes"]
+    }
+    for model in manifest.spokes:
+        if model["unique_id"] not in delivered:
+            yield model, "is in no exposure, so nobody has ordered it; name it in its spoke's exposures file"
+    for exposure in manifest.exposures.values():
+        missing = {"spoke", "delivery"} - meta(exposure).keys()
+        if missing:
+            yield exposure, f"exposure {exposure['name']}: config.meta lacks {' and '.join(sorted(missing))}"
+        for node_id in exposure["depends_on"]["nodes"]:
+            node = manifest.get(node_id)
+            if room(node) != "spokes" or folders(node)[1] != meta(exposure).get("spoke"):
+                yield exposure, f"exposure {exposure['name']} rests on {node['name']}, which is not its spoke's own"
+
+
+Rule = Callable[[Manifest], Iterable[tuple[Node, str]]]
+RULES: list[Rule] = [
+    reads_only_the_room_before,
+    marts_stay_in_their_domain,
+    reads_through_ref,
+    spokes_are_thin,
+    names_say_the_room,
+    yaml_beside_the_model,
+    public_models_are_described,
+    facade_is_versioned,
+    same_name_same_type,
+    models_are_short,
+    spokes_are_delivered,
+]
+
+
+def personal_data_has_a_purpose(manifest: Manifest, compiled: dict[str, str]) -> Iterator[tuple[Node, str]]:
+    """Personal data reaches a spoke only where every exposure that delivers it says why.
+
+    A column is personal if its values come from a source column of class ``personal``, whatever it is called by now.
+    """
+    personal = {
+        (source["unique_id"], column["name"])
+        for source in manifest.sources.values()
+        for column in source["columns"].values()
+        if meta(column).get("class") == "personal"
+    }
+    for model in manifest.spokes:
+        found = sorted(column for column, sources in origins(manifest, compiled, model).items() if sources & personal)
+        exposures = [e for e in manifest.exposures.values() if model["unique_id"] in e["depends_on"]["nodes"]]
+        for exposure in exposures:
+            if found and not meta(exposure).get("personal_data_purpose"):
+                yield (
+                    exposure,
+                    f"exposure {exposure['name']} delivers personal data ({', '.join(found)} of {model['name']}); "
+                    "state config.meta.personal_data_purpose, or leave the columns out",
+                )
+
+
+def violations(manifest: Manifest, compiled: dict[str, str]) -> list[Violation]:
+    """Check every rule.
+
+    Args:
+        manifest: The project as parsed.
+        compiled: Compiled SQL of its models, by unique id.
+    """
+    found = [(rule.__name__, node, message) for rule in RULES for node, message in rule(manifest)]
+    found += [
+        (personal_data_has_a_purpose.__name__, node, message)
+        for node, message in personal_data_has_a_purpose(manifest, compiled)
+    ]
+    return [Violation(rule.replace("_", " "), node["original_file_path"], message) for rule, node, message in found]

@@ -1,0 +1,77 @@
+"""Files that are either wholly there or not there at all."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hubspoke.errors import HubspokeError
+
+UNFINISHED = ".unfinished"
+"""Suffix of a folder that is still being written; anyone who holds the lock may remove one left by a crash."""
+
+
+@contextmanager
+def exclusive(folder: Path, doing: str) -> Iterator[None]:
+    """Hold ``folder``'s lock; whatever is unfinished before or after is removed.
+
+    The operating system frees the lock when its holder dies, so a kill leaves nothing to clear by hand.
+
+    Args:
+        folder: Made if missing; the lock is its file ``.lock``.
+        doing: What the holder does, for the message to whoever comes second.
+
+    Raises:
+        HubspokeError: Another process holds the lock.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HubspokeError(
+                f"Another process is {doing} in {folder}. Wait for it to end, then run this again."
+            ) from None
+        _sweep(folder)
+        try:
+            yield
+        finally:
+            _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what was left unfinished, by a crash or by an error just now."""
+    for leftover in folder.rglob(f"*{UNFINISHED}"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to disk, so that a later rename cannot outlive what it names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def commit_folder(unfinished: Path, final: Path) -> None:
+    """Make a written folder visible under its final name, atomically and durably."""
+    for path in unfinished.iterdir():
+        sync(path)
+    sync(unfinished)
+    unfinished.rename(final)
+    sync(final.parent)
+
+
+def point(link: Path, target: str) -> None:
+    """Make ``link`` a symbolic link to ``target``, replacing an older one atomically."""
+    new = link.with_name(link.name + UNFINISHED)
+    new.unlink(missing_ok=True)
+    new.symlink_to(target)
+    new.replace(link)
+    sync(link.parent)

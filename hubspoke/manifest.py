@@ -1,0 +1,109 @@
+"""dbt's manifest, as far as the house rules need it."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hubspoke.errors import HubspokeError
+
+Node = dict[str, Any]
+
+
+class Manifest:
+    """The project as dbt parsed it last (``target/manifest.json``)."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.nodes: dict[str, Node] = content["nodes"]
+        self.sources: dict[str, Node] = content["sources"]
+        self.exposures: dict[str, Node] = content["exposures"]
+
+    @classmethod
+    def read(cls, root: Path) -> "Manifest":
+        """Read the manifest that dbt's last command left in the project at ``root``.
+
+        Raises:
+            HubspokeError: dbt has not parsed the project yet.
+        """
+        path = root / "target" / "manifest.json"
+        if not path.is_file():
+            raise HubspokeError(f"{path} is missing: dbt has not parsed the project yet. Run: dbt parse")
+        return cls(json.loads(path.read_text()))
+
+    @cached_property
+    def models(self) -> list[Node]:
+        """The project's models."""
+        return [node for node in self.nodes.values() if node["resource_type"] == "model"]
+
+    @cached_property
+    def tests(self) -> list[Node]:
+        """The project's data tests."""
+        return [node for node in self.nodes.values() if node["resource_type"] == "test"]
+
+    @cached_property
+    def spokes(self) -> list[Node]:
+        """The models that are released: those under ``models/spokes/``."""
+        return [model for model in self.models if folders(model)[0] == "spokes"]
+
+    def parents(self, node_id: str) -> list[str]:
+        """List what a node reads: models, seeds and sources."""
+        # a source reads nothing here, and a seed has no such entry
+        return list(self.nodes.get(node_id, {}).get("depends_on", {}).get("nodes", []))
+
+    def ancestry(self, node_ids: list[str]) -> list[str]:
+        """List nodes and all that they rest on, each after its own parents."""
+        ordered: dict[str, None] = {}
+
+        def visit(node_id: str) -> None:
+            if node_id not in ordered:
+                for parent in self.parents(node_id):
+                    visit(parent)
+                ordered[node_id] = None
+
+        for node_id in node_ids:
+            visit(node_id)
+        return list(ordered)
+
+    def get(self, node_id: str) -> Node:
+        """Return a node or source by its unique id."""
+        return self.nodes.get(node_id) or self.sources[node_id]
+
+
+def folders(node: Node) -> list[str]:
+    """Return the folders of a node below ``models/`` (or the like), outermost first: ``["spokes", "bi"]``."""
+    parts: list[str] = node["original_file_path"].split("/")[1:-1]
+    return parts or [""]
+
+
+def meta(node: Node) -> dict[str, Any]:
+    """Return a node's or column's ``config.meta``."""
+    return dict(node.get("config", {}).get("meta") or node.get("meta") or {})
+
+
+def compile_project(root: Path) -> dict[str, str]:
+    """Compile every model of the project at ``root`` without running one.
+
+    Returns:
+        Compiled SQL by unique id.
+
+    Raises:
+        HubspokeError: dbt could not parse or compile the project; its own message is passed on.
+    """
+    # slow to import (1 s)
+    from dbt.cli.main import dbtRunner
+
+    result = dbtRunner().invoke(
+        [
+            "compile",
+            "--quiet",
+            "--no-inject-ephemeral-ctes",
+            "--project-dir",
+            str(root),
+            "--profiles-dir",
+            str(root / "profiles"),
+        ]
+    )
+    if not result.success:
+        raise HubspokeError(str(result.exception or "dbt could not compile the project"))
+    content = json.loads((root / "target" / "manifest.json").read_text())
+    return {node_id: node.get("compiled_code") or "" for node_id, node in content["nodes"].items()}

@@ -1,0 +1,50 @@
+"""Where things are: the project's folder and the warehouse that its runs write."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from hubspoke.errors import HubspokeError
+
+
+@dataclass(frozen=True)
+class Project:
+    """A checkout of the dbt project and its warehouse.
+
+    Attributes:
+        root: Folder that holds ``dbt_project.yml``.
+        warehouse: Folder of everything a run writes; ``HUBSPOKE_WAREHOUSE`` or ``<root>/warehouse``.
+    """
+
+    root: Path
+    warehouse: Path
+
+    @classmethod
+    def find(cls, start: Path | None = None) -> "Project":
+        """Find the project that ``start`` (default: the working directory) lies in.
+
+        Raises:
+            HubspokeError: Neither ``start`` nor a folder above it holds ``dbt_project.yml``.
+        """
+        here = (start or Path.cwd()).resolve()
+        for folder in (here, *here.parents):
+            if (folder / "dbt_project.yml").is_file():
+                return cls(folder, folder / os.environ.get("HUBSPOKE_WAREHOUSE", "warehouse"))
+        raise HubspokeError(
+            f"{here} is not in a Hubspoke project: no dbt_project.yml here or above. cd into the project."
+        )
+
+    @property
+    def hub(self) -> Path:
+        """DuckDB file that dbt builds into; one process at a time has it open."""
+        return self.warehouse / "hub.duckdb"
+
+    @property
+    def landing(self) -> Path:
+        """The landing zone: ``<source>/<table>/<load_id>/``."""
+        return self.warehouse / "landing"
+
+    @property
+    def release(self) -> Path:
+        """The release store, the only thing that spokes read."""
+        return self.warehouse / "release"

@@ -1,0 +1,292 @@
+"""The release: what spokes read, made current at once and only when everything that must hold holds.
+
+    release/
+      catalog.db                               Iceberg catalog (SQLite)
+      tables/<spoke>/<relation>/data/*.parquet  the data of every release that is kept
+      000001/ manifest.json, <spoke>.duckdb    one folder per release, never changed once it is there
+      current -> 000001                        what readers open; replaced in one atomic step
+
+A spoke's DuckDB file holds views over that spoke's own data files and nothing else.
+"""
+
+import hashlib
+import json
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from pydantic import BaseModel
+
+from hubspoke.errors import HubspokeError
+from hubspoke.fence import violations
+from hubspoke.files import UNFINISHED, commit_folder, exclusive, point, sync
+from hubspoke.manifest import Manifest, Node, folders
+from hubspoke.project import Project
+from hubspoke.readiness import GREEN, Build, Obstacle, Result, obstacles
+
+
+class Relation(BaseModel):
+    """One relation of a release.
+
+    Attributes:
+        spoke: Consumer that may read it.
+        rows: Rows.
+        checksum: Sum of DuckDB's row hashes; equal for equal rows in any order.
+        contract: SHA-256 of its column names and types.
+        snapshot_id: Iceberg snapshot of ``<spoke>.<relation>``.
+        files: Parquet files of that snapshot, relative to the release store.
+    """
+
+    spoke: str
+    rows: int
+    checksum: str
+    contract: str
+    snapshot_id: int
+    files: list[str]
+
+
+class Release(BaseModel):
+    """One release (the content of ``manifest.json``).
+
+    Attributes:
+        number: Counts up from 1.
+        released_at: UTC time.
+        run_id: dbt invocation that made it.
+        relations: By relation name.
+    """
+
+    number: int
+    released_at: datetime
+    run_id: str
+    relations: dict[str, Relation]
+
+
+class ReleaseStore:
+    """The releases under one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def releases(self) -> list[Release]:
+        """List the releases, oldest first."""
+        manifests = sorted(self.root.glob("[0-9]*/manifest.json"))
+        return [
+            Release.model_validate_json(path.read_text()) for path in manifests if UNFINISHED not in path.parent.name
+        ]
+
+    def current(self) -> Release | None:
+        """Return the release that readers see, or None before the first."""
+        manifest = self.root / "current" / "manifest.json"
+        return Release.model_validate_json(manifest.read_text()) if manifest.is_file() else None
+
+    def rollback(self, number: int | None = None) -> Release:
+        """Make an earlier release current again, at once and without touching data.
+
+        Args:
+            number: Release to return to; default: the one before the current one.
+
+        Raises:
+            HubspokeError: There is no such release.
+        """
+        with exclusive(self.root, "releasing"):
+            known = {release.number: release for release in self.releases()}
+            current = self.current()
+            if current is None:
+                raise HubspokeError("There is no release yet. Run: hubspoke build")
+            wanted = number if number is not None else max((n for n in known if n < current.number), default=None)
+            if wanted is None:
+                raise HubspokeError(f"Release {current.number} is the first one: there is none to go back to.")
+            if wanted not in known:
+                raise HubspokeError(f"There is no release {wanted}. Releases: {', '.join(map(str, known))}")
+            point(self.root / "current", f"{wanted:06d}")
+            return known[wanted]
+
+    def publish(self, hub: duckdb.DuckDBPyConnection, spokes: list[Node], run_id: str) -> tuple[Release, list[str]]:
+        """Release the spokes' relations as the hub holds them now; only those that changed are written.
+
+        A crash at any instant leaves the current release as it was.
+
+        Args:
+            hub: Connection to the hub.
+            spokes: Manifest nodes of the relations.
+            run_id: dbt invocation that built them.
+
+        Returns:
+            The release that is current afterwards, and the names of the relations that were written. If nothing
+            changed, the current release stays and the list is empty.
+        """
+        with exclusive(self.root, "releasing"):
+            current = self.current()
+            before = current.relations if current else {}
+            after: dict[str, Relation] = {}
+            changed: list[str] = []
+            for node in spokes:
+                fresh = _measure(hub, node)
+                kept = before.get(node["name"])
+                if kept and (kept.rows, kept.checksum, kept.contract) == (fresh.rows, fresh.checksum, fresh.contract):
+                    after[node["name"]] = kept
+                else:
+                    self._write(hub, node, fresh)
+                    after[node["name"]] = fresh
+                    changed.append(node["name"])
+            if current and not changed and before.keys() == after.keys():
+                return current, []
+            number = max((release.number for release in self.releases()), default=0) + 1
+            release = Release(number=number, released_at=datetime.now(UTC), run_id=run_id, relations=after)
+            unfinished = self.root / f"{number:06d}{UNFINISHED}"
+            unfinished.mkdir()
+            (unfinished / "manifest.json").write_text(release.model_dump_json(indent=2) + "\n")
+            for spoke in sorted({relation.spoke for relation in after.values()}):
+                self._write_spoke_file(unfinished / f"{spoke}.duckdb", spoke, spokes, after)
+            commit_folder(unfinished, self.root / f"{number:06d}")
+            point(self.root / "current", f"{number:06d}")
+            return release, changed
+
+    def _write(self, hub: duckdb.DuckDBPyConnection, node: Node, relation: Relation) -> None:
+        """Write a relation's rows as one Parquet file and commit it as a new Iceberg snapshot."""
+        # slow to import (1 s), and not needed by a run that changes nothing
+        import pyarrow.parquet as parquet
+        from pyiceberg.catalog.sql import SqlCatalog
+        from pyiceberg.exceptions import NoSuchTableError
+        from pyiceberg.expressions import AlwaysTrue
+
+        folder = self.root / "tables" / relation.spoke / node["name"]
+        file = folder / "data" / f"{uuid.uuid4()}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        hub.execute(f"copy (from {node['relation_name']}) to '{_quoted(file)}' (format parquet, compression zstd)")
+        sync(file)
+        schema = parquet.read_schema(file)
+        catalog = SqlCatalog(
+            "hubspoke", uri=f"sqlite:///{self.root}/catalog.db", warehouse=f"file://{self.root}/tables"
+        )
+        catalog.create_namespace_if_not_exists(relation.spoke)
+        name = f"{relation.spoke}.{node['name']}"
+        try:
+            table = catalog.load_table(name)
+        except NoSuchTableError:
+            table = catalog.create_table(name, schema, location=f"file://{folder}")
+        columns = _columns(hub, node)
+        known = json.loads(table.properties.get("columns", json.dumps(columns)))
+        if known != columns:
+            with table.update_schema(allow_incompatible_changes=True) as update:
+                for column, data_type in known.items():
+                    if columns.get(column) != data_type:
+                        update.delete_column(column)
+            with table.update_schema(allow_incompatible_changes=True) as update:
+                update.union_by_name(schema)
+        with table.transaction() as transaction:
+            transaction.set_properties({"columns": json.dumps(columns)})
+            if table.current_snapshot():
+                transaction.delete(AlwaysTrue())
+            transaction.add_files([f"file://{file}"])
+        snapshot = catalog.load_table(name).current_snapshot()
+        assert snapshot is not None  # noqa: S101 -- add_files has just made it
+        relation.snapshot_id = snapshot.snapshot_id
+        relation.files = [str(file.relative_to(self.root))]
+
+    def _write_spoke_file(self, path: Path, spoke: str, nodes: list[Node], relations: dict[str, Relation]) -> None:
+        with duckdb.connect(path) as file:
+            for node in nodes:
+                relation = relations[node["name"]]
+                if relation.spoke != spoke:
+                    continue
+                files = ", ".join(f"'{_quoted(self.root / name)}'" for name in relation.files)
+                file.execute(f"create view {node['name']} as select * from read_parquet([{files}])")
+                file.execute(f"comment on view {node['name']} is '{_text(node['description'])}'")
+                for column in node["columns"].values():
+                    file.execute(
+                        f"comment on column {node['name']}.{column['name']} is '{_text(column['description'])}'"
+                    )
+        path.chmod(0o444)
+
+
+def release_run(project: Project, hub: duckdb.DuckDBPyConnection, run_id: str) -> str:
+    """Release what a dbt run left in the hub, if it may be released.
+
+    Args:
+        project: The project that ran.
+        hub: A connection to the hub on which nothing is open.
+        run_id: dbt's invocation id; its results are in ``runs.results``.
+
+    Returns:
+        One sentence for the person who ran it: what was released, or why nothing was.
+
+    Raises:
+        HubspokeError: The run was green, but the project breaks a rule of the house.
+    """
+    reds = hub.execute("select status from runs.results where run_id = ?", [run_id]).fetchall()
+    red = sum(status not in GREEN for (status,) in reds)
+    store = ReleaseStore(project.release)
+    current = store.current()
+    readers_see = f"readers keep release {current.number}" if current else "there is no release yet"
+    if red:
+        return f"Not released: {red} of {len(reds)} results are not green; {readers_see}."
+    manifest = Manifest.read(project.root)
+    if not manifest.spokes:
+        return "Not released: models/spokes/ holds no model, so nobody has ordered anything."
+    builds, compiled = _last_builds(hub)
+    found = obstacles(manifest, builds, _last_results(hub))
+    if found:
+        return f"Not released: {_explain(manifest, found)}; {readers_see}."
+    faults = violations(manifest, compiled)
+    if faults:
+        raise HubspokeError("\n".join([f"the project breaks its own rules; {readers_see}.", *map(str, faults)]))
+    release, changed = store.publish(hub, manifest.spokes, run_id)
+    if not changed:
+        return f"Release {release.number} is still current: no relation changed."
+    return f"Released {release.number}: {len(changed)} of {len(release.relations)} relations changed."
+
+
+def _last_builds(hub: duckdb.DuckDBPyConnection) -> tuple[dict[str, Build], dict[str, str]]:
+    rows = hub.execute(
+        """
+        select node_id, max(build_number), arg_max(checksum, build_number), arg_max(compiled_sql, build_number)
+        from runs.builds group by node_id
+        """
+    ).fetchall()
+    return {row[0]: Build(row[1], row[2]) for row in rows}, {row[0]: row[3] for row in rows}
+
+
+def _last_results(hub: duckdb.DuckDBPyConnection) -> dict[str, Result]:
+    rows = hub.execute(
+        "select node_id, max(build_number), arg_max(status, build_number) from runs.results group by node_id"
+    ).fetchall()
+    return {row[0]: Result(row[1], row[2]) for row in rows}
+
+
+def _explain(manifest: Manifest, found: list[Obstacle]) -> str:
+    first = found[0]
+    name = manifest.get(first.node_id)["name"]
+    why = {
+        "missing": "has never been built" if first.node_id.startswith(("model", "seed")) else "has not run yet",
+        "edited": "was not built, or not to the end, from the text it has now",
+        "outdated": "is older than what it reads",
+        "red": "failed",
+    }[first.kind]
+    others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return f"this run leaves out what a release rests on: {name} {why}{others}. Run: dbt build"
+
+
+def _columns(hub: duckdb.DuckDBPyConnection, node: Node) -> dict[str, str]:
+    """Return a relation's column names and DuckDB types, in order."""
+    return {row[0]: row[1] for row in hub.execute(f"describe {node['relation_name']}").fetchall()}
+
+
+def _measure(hub: duckdb.DuckDBPyConnection, node: Node) -> Relation:
+    contract = hashlib.sha256(json.dumps(_columns(hub, node)).encode()).hexdigest()
+    row: Any = hub.execute(
+        f"select count(*), coalesce(sum(hash(relation)::hugeint), 0) from {node['relation_name']} as relation"
+    ).fetchone()
+    return Relation(
+        spoke=folders(node)[1], rows=row[0], checksum=str(row[1]), contract=contract, snapshot_id=0, files=[]
+    )
+
+
+def _quoted(path: Path) -> str:
+    return _text(str(path))
+
+
+def _text(text: str) -> str:
+    return text.replace("'", "''")

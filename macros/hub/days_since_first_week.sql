@@ -1,0 +1,3 @@
+{% macro days_since_first_week(date) -%}
+    {{ dbt.datediff("cast('" ~ var('first_week_start_date') ~ "' as date)", date, 'day') }}
+{%- endmacro %}

@@ -1,0 +1,44 @@
+{#- Points every source at the load that is current now, so that the whole run reads one state of the landing zone
+    while ingestion goes on. A pin that changed counts as a new build of its source. -#}
+{% macro pin_landing() %}
+    {%- if execute -%}
+        {%- do _create_run_log() -%}
+        {%- set landed = fromjson(run_query('select hubspoke_landed()').columns[0].values()[0]) -%}
+        {%- set missing = [] -%}
+        {%- for source in graph.sources.values() if source.config.meta.get('file') -%}
+            {%- set load = landed.get(source.source_name ~ '.' ~ source.name) -%}
+            {%- if load -%}
+                {%- do _pin_source(source, load) -%}
+            {%- elif _is_read_now(source.unique_id) -%}
+                {%- do missing.append(source.source_name ~ '.' ~ source.name) -%}
+            {%- endif -%}
+        {%- endfor -%}
+        {%- if missing -%}
+            {%- do exceptions.raise_compiler_error(
+                'Nothing has landed yet for ' ~ missing | join(', ') ~ '. Land it first: hubspoke ingest'
+            ) -%}
+        {%- endif -%}
+    {%- endif -%}
+{% endmacro %}
+
+{% macro _is_read_now(source_id) %}
+    {%- set readers = [] -%}
+    {%- for node in graph.nodes.values() if node.unique_id in selected_resources -%}
+        {%- if source_id in node.depends_on.nodes -%}{%- do readers.append(node.unique_id) -%}{%- endif -%}
+    {%- endfor -%}
+    {{ return(readers | length > 0) }}
+{% endmacro %}
+
+{% macro _pin_source(source, load) %}
+    {%- set pinned = run_query(
+        "select checksum from runs.builds where node_id = '" ~ source.unique_id ~ "' order by build_number desc limit 1"
+    ) -%}
+    {%- if not pinned.rows or pinned.columns[0].values()[0] != load.load_id -%}
+        {%- do run_query('create schema if not exists ' ~ source.schema) -%}
+        {%- do run_query(
+            'create or replace view ' ~ source.relation_name ~ ' as select * from read_parquet(['
+            ~ "'" ~ load.files | join("', '") ~ "'" ~ '])'
+        ) -%}
+        {%- do run_query(_insert_build(source.unique_id, load.load_id, '')) -%}
+    {%- endif -%}
+{% endmacro %}

