@@ -40,7 +40,7 @@ def origins(manifest: Manifest, compiled: dict[str, str], model: Node) -> dict[s
                 qualified = qualify(parse_one(compiled[node_id], dialect="duckdb"), schema=schema, dialect="duckdb")
                 scopes[node_id] = build_scope(qualified)
             found: set[tuple[str, str]] = set()
-            root = lineage(column, compiled[node_id], scope=scopes[node_id], dialect="duckdb")
+            root = lineage(column, compiled[node_id], schema, scope=scopes[node_id], dialect="duckdb")
             for leaf in root.walk():
                 if isinstance(leaf.expression, exp.Table) and not leaf.downstream:
                     parent = relations.get(_key(leaf.expression.sql(dialect="duckdb", comments=False).split(" AS ")[0]))
