@@ -30,7 +30,7 @@ test: install ## Run the whole test suite.
 
 lint: install ## Check SQL, Python and the rules of the house.
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	@$(BIN)/sqlfluff lint --processes 2 models macros tests/singular analyses
+	@$(BIN)/sqlfluff lint --processes 2
 	@$(BIN)/hubspoke check
 
 bench: install ## Measure a build and a landing against plain DuckDB.

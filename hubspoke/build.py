@@ -1,9 +1,13 @@
 """``hubspoke build``: dbt's own build, with live progress on a terminal and a summary at the end."""
 
+import os
+import shutil
+import sys
 import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -11,8 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from hubspoke.errors import HubspokeError
+from hubspoke.landing import LandingZone
 from hubspoke.project import Project
 from hubspoke.release import ReleaseStore
+from hubspoke.sources import read_sources
 
 
 @dataclass
@@ -24,6 +30,7 @@ class Watch:
         done: Nodes that ended, by resource type.
         problems: One message for each node that failed or warned.
         running: Name of the node that each thread is at, by thread identifier.
+        failed: Nodes that did not end green.
         outcome: The release macro's sentence.
         invocation_id: dbt's name for the run.
     """
@@ -31,9 +38,15 @@ class Watch:
     total: int = 0
     done: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+    failed: int = 0
     running: dict[int, str] = field(default_factory=dict)
     outcome: str = ""
     invocation_id: str = ""
+
+    @property
+    def finished(self) -> int:
+        """Nodes that ended, out of ``total``; dbt runs a model's unit tests with the model and counts them there."""
+        return self.done.total() - self.done["unit_test"] - self.done["operation"]
 
     def __call__(self, event: Any) -> None:
         """Take one dbt event; dbt calls this on the thread that the event comes from."""
@@ -47,14 +60,15 @@ class Watch:
             self.running.pop(threading.get_ident(), None)
             self.done[data.node_info.resource_type] += 1
             if data.node_info.node_status in {"error", "fail", "warn", "runtime error"}:
+                self.failed += 1
                 self.problems.append(
                     f"{data.node_info.node_status}: {data.node_info.node_name} ({data.node_info.node_path})"
                 )
                 message = data.run_result.message.strip()
                 if message:
                     self.problems += [f"    {line}" for line in message.splitlines()]
-        elif info.name == "JinjaLogInfo" and ("elease" in data.msg):
-            self.outcome = data.msg.strip()
+        elif info.name == "JinjaLogInfo" and data.msg.startswith(("Release", "Not released")):
+            self.outcome = data.msg
         elif info.name in {"MainEncounteredError", "CatchableExceptionOnRun"}:
             self.problems += str(info.msg).splitlines()
 
@@ -71,12 +85,13 @@ def build(project: Project, select: tuple[str, ...], console: Console) -> bool:
         Whether every result was green.
 
     Raises:
-        HubspokeError: Nothing has landed, or dbt could not start.
+        HubspokeError: Another process has the hub open, or dbt could not start.
     """
     # slow to import (1 s): only the command that runs dbt pays for it
     from dbt.adapters.duckdb.connections import DuckDBConnectionManager
     from dbt.cli.main import dbtRunner
 
+    _refuse_if_busy(project)
     watch = Watch()
     started = time.monotonic()
     arguments = [
@@ -100,13 +115,26 @@ def build(project: Project, select: tuple[str, ...], console: Console) -> bool:
     # dbt keeps the hub open in this process, even after close_all_connections
     if DuckDBConnectionManager._ENV is not None:
         DuckDBConnectionManager._ENV.close()
-    DuckDBConnectionManager.close_all_connections()
+    DuckDBConnectionManager.close_all_connections()  # type: ignore[no-untyped-call]
     for line in watch.problems:
-        console.print(line, markup=False, highlight=False)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if result.exception and not watch.problems:
         raise HubspokeError(str(result.exception))
-    _summary(project, watch, time.monotonic() - started, console)
+    if watch.done["model"]:
+        _summarise(project, watch, time.monotonic() - started, console)
     return bool(result.success)
+
+
+def _refuse_if_busy(project: Project) -> None:
+    """Say in one line what dbt would say in a stack trace."""
+    if not project.hub.is_file():
+        return
+    try:
+        duckdb.connect(project.hub).close()
+    except duckdb.IOException as error:
+        raise HubspokeError(
+            f"{project.hub} cannot be opened, most likely because another build runs; wait for it to end. {error}"
+        ) from None
 
 
 def _show(watch: Watch, console: Console, finished: threading.Event) -> None:
@@ -114,7 +142,7 @@ def _show(watch: Watch, console: Console, finished: threading.Event) -> None:
     if not console.is_terminal:
         while not finished.wait(10):
             if watch.total:
-                console.print(f"building: {watch.done.total()} of {watch.total} nodes", highlight=False)
+                console.print(f"building: {watch.finished} of {watch.total} nodes", highlight=False)
         return
     from hubspoke.dbt_plugin import cursors
 
@@ -129,7 +157,7 @@ def _show(watch: Watch, console: Console, finished: threading.Event) -> None:
         tasks: dict[str, TaskID] = {}
         while not finished.wait(0.2):
             if watch.total:
-                progress.update(whole, description="building", total=watch.total, completed=watch.done.total())
+                progress.update(whole, description="building", total=watch.total, completed=watch.finished)
             for thread, name in list(watch.running.items()):
                 cursor = cursors.get(thread)
                 share = cursor.query_progress() if cursor is not None else -1
@@ -140,7 +168,10 @@ def _show(watch: Watch, console: Console, finished: threading.Event) -> None:
                 progress.remove_task(tasks.pop(name))
 
 
-def _summary(project: Project, watch: Watch, seconds: float, console: Console) -> None:
+def _summarise(project: Project, watch: Watch, seconds: float, console: Console) -> None:
+    zone = LandingZone(project.landing)
+    loads = [zone.current(table.source, table.table) for table in read_sources(project.root)]
+    landed = [load for load in loads if load]
     with duckdb.connect(project.hub, read_only=True) as hub:
         quarantined, dropped = hub.execute(
             """
@@ -151,28 +182,17 @@ def _summary(project: Project, watch: Watch, seconds: float, console: Console) -
             )
             """
         ).fetchone() or (0, 0)
-    from hubspoke.landing import LandingZone
-    from hubspoke.sources import read_sources
-
-    zone = LandingZone(project.landing)
-    loads = [zone.current(table.source, table.table) for table in read_sources(project.root)]
-    landed = [load for load in loads if load]
-    checked = watch.done["test"] + watch.done["unit_test"]
-    lines = [
-        ("landed", f"{sum(load.rows for load in landed):,} rows in {len(landed)} tables"),
-        ("built", f"{watch.done['model']} models in {seconds:.0f} s"),
-        ("checked", f"{checked} rules, {sum(not line.startswith(' ') for line in watch.problems)} not green"),
-        ("held back", f"{quarantined:,} rows quarantined, {dropped:,} dropped by a declared filter"),
-        ("release", watch.outcome or "none"),
-    ]
     current = ReleaseStore(project.release).current()
-    if current and current.relations:
-        spoke = min(relation.spoke for relation in current.relations.values())
-        lines.append(
-            (
-                "next",
-                f"hubspoke releases, or read {project.warehouse.name}/release/current/{spoke}.duckdb with DuckDB",
-            )
-        )
-    for name, text in lines:
+    lines = {
+        "landed": f"{sum(load.rows for load in landed):,} rows in {len(landed)} tables",
+        "built": f"{watch.done['model']} models in {seconds:.0f} s",
+        "checked": f"{watch.done['test']} rules and {watch.done['unit_test']} unit tests, {watch.failed} not green",
+        "held back": f"{quarantined:,} rows quarantined, {dropped:,} dropped by a declared filter",
+        "release": watch.outcome or "none",
+        "next": "fix what is named above, then: hubspoke build",
+    }
+    if current and not watch.failed:
+        command = "hubspoke" if shutil.which("hubspoke") else f"{os.path.relpath(Path(sys.executable).parent)}/hubspoke"
+        lines["next"] = f'{command} query "select * from {min(current.relations)} limit 10"'
+    for name, text in lines.items():
         console.print(f"{name:<10} {text}", highlight=False, markup=False, soft_wrap=True)

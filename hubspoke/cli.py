@@ -1,9 +1,13 @@
 """The commands, in the order in which data moves."""
 
+import csv
+import os
+import shutil
 import sys
 from pathlib import Path
 
 import click
+import duckdb
 from rich.console import Console
 from rich.progress import Progress
 
@@ -106,6 +110,30 @@ def rollback(number: int | None) -> None:
     click.echo(f"Readers see release {release.number} of {release.released_at:%Y-%m-%d %H:%M:%S} UTC.")
 
 
+@cli.command()
+@click.argument("sql")
+@click.option("--as-of", type=int, metavar="NUMBER", help="Release to ask; default: the one that readers see.")
+def query(sql: str, as_of: int | None) -> None:
+    """Ask a release: hubspoke query "select * from spoke_bi__departments".
+
+    Prints a table on a terminal, CSV anywhere else.
+    """
+    with ReleaseStore(Project.find().release).connect(as_of) as connection:
+        try:
+            answer = connection.sql(sql)
+        except duckdb.Error as error:
+            raise HubspokeError(str(error)) from None
+        if answer is None:
+            raise HubspokeError("a release is only read: write a select")
+        if sys.stdout.isatty():
+            answer.show(max_width=shutil.get_terminal_size().columns, max_rows=100)
+        else:
+            writer = csv.writer(sys.stdout, lineterminator="\n")
+            writer.writerow(answer.columns)
+            while rows := answer.fetchmany(10_000):
+                writer.writerows(rows)
+
+
 def main() -> None:
     """Run the command line; a user's error is one message on standard error and exit code 1."""
     try:
@@ -118,3 +146,5 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
+    except BrokenPipeError:  # whoever read this, head for one, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -21,7 +21,7 @@ cursors: WeakValueDictionary[int, duckdb.DuckDBPyConnection] = WeakValueDictiona
 """The cursor that each of dbt's threads opened last, by thread identifier."""
 
 
-class Plugin(BasePlugin):  # type: ignore[misc]
+class Plugin(BasePlugin):
     """Registered by dbt-duckdb when it opens the hub."""
 
     def initialize(self, plugin_config: dict[str, Any]) -> None:
@@ -30,7 +30,7 @@ class Plugin(BasePlugin):  # type: ignore[misc]
         self.project.warehouse.mkdir(parents=True, exist_ok=True)
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
-        """Register the functions that the macros call."""
+        """Register the functions that the macros call; both give JSON, and a person's error as part of it."""
 
         def landed() -> str:
             return json.dumps(landed_files(self.project))
@@ -38,9 +38,9 @@ class Plugin(BasePlugin):  # type: ignore[misc]
         def release(run_id: str) -> str:
             try:
                 with conn.cursor() as cursor:
-                    return release_run(self.project, cursor, run_id)
+                    return json.dumps({"outcome": release_run(self.project, cursor, run_id)})
             except HubspokeError as error:
-                return f"Not released: {error}"
+                return json.dumps({"error": f"Not released: {error}"})
 
         conn.create_function("hubspoke_landed", landed, [], "VARCHAR", side_effects=True)
         conn.create_function("hubspoke_release", release, ["VARCHAR"], "VARCHAR", side_effects=True)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from hubspoke.lineage import origins
+from hubspoke.lineage import Lineage
 from hubspoke.manifest import Manifest, Node, folders, meta
 
 
@@ -208,8 +208,9 @@ def personal_data_has_a_purpose(manifest: Manifest, compiled: dict[str, str]) ->
         for column in source["columns"].values()
         if meta(column).get("class") == "personal"
     }
+    lineage = Lineage(manifest, compiled)
     for model in manifest.spokes:
-        found = sorted(column for column, sources in origins(manifest, compiled, model).items() if sources & personal)
+        found = sorted(column for column, sources in lineage.origins(model).items() if sources & personal)
         exposures = [e for e in manifest.exposures.values() if model["unique_id"] in e["depends_on"]["nodes"]]
         for exposure in exposures:
             if found and not meta(exposure).get("personal_data_purpose"):

@@ -1,64 +1,73 @@
 """Where a column comes from, read off compiled SQL."""
 
 from sqlglot import exp, parse_one
+from sqlglot.lineage import Node as Step
 from sqlglot.lineage import lineage
 from sqlglot.optimizer.qualify import qualify
-from sqlglot.optimizer.scope import Scope, build_scope
+from sqlglot.optimizer.scope import build_scope
+from sqlglot.schema import MappingSchema
 
 from hubspoke.manifest import Manifest, Node
 
+Column = tuple[str, str]
+"""A node's unique id and the name of one of its columns."""
 
-def origins(manifest: Manifest, compiled: dict[str, str], model: Node) -> dict[str, set[tuple[str, str]]]:
-    """Trace each column of a model to the source columns that its values are made of.
+
+class Lineage:
+    """The way of every column of a project back to the sources.
 
     Args:
         manifest: The project.
-        compiled: Compiled SQL of the model and of every model above it, by unique id.
-        model: Manifest node of the model; its YAML names its columns.
-
-    Returns:
-        For each column, the ``(source unique id, column name)`` pairs it is computed from.
+        compiled: Compiled SQL of its models, by unique id.
     """
-    above = manifest.ancestry([model["unique_id"]])
-    relations = {_key(manifest.get(node_id)["relation_name"]): node_id for node_id in above}
-    columns = {
-        _key(manifest.get(node_id)["relation_name"]): dict.fromkeys(manifest.get(node_id)["columns"], "varchar")
-        for node_id in above
-    }
-    schema = _nested(columns)
-    # one per model: resolving its names is what costs, and every column of it needs the same
-    scopes: dict[str, Scope | None] = {}
-    memo: dict[tuple[str, str], set[tuple[str, str]]] = {}
 
-    def trace(node_id: str, column: str) -> set[tuple[str, str]]:
-        if node_id in manifest.sources:
-            return {(node_id, column)}
-        if not compiled.get(node_id):
-            return set()
-        if (node_id, column) not in memo:
-            if node_id not in scopes:
-                qualified = qualify(parse_one(compiled[node_id], dialect="duckdb"), schema=schema, dialect="duckdb")
-                scopes[node_id] = build_scope(qualified)
-            found: set[tuple[str, str]] = set()
-            root = lineage(column, compiled[node_id], schema, scope=scopes[node_id], dialect="duckdb")
-            for leaf in root.walk():
-                if isinstance(leaf.expression, exp.Table) and not leaf.downstream:
-                    parent = relations.get(_key(leaf.expression.sql(dialect="duckdb", comments=False).split(" AS ")[0]))
-                    if parent:
-                        found |= trace(parent, leaf.name.split(".")[-1].strip('"'))
-            memo[node_id, column] = found
-        return memo[node_id, column]
+    def __init__(self, manifest: Manifest, compiled: dict[str, str]) -> None:
+        self._manifest, self._compiled = manifest, compiled
+        self._relations: dict[str, str] = {}
+        self._schema = MappingSchema(dialect="duckdb")
+        for node_id in manifest.ancestry([model["unique_id"] for model in manifest.models]):
+            node = manifest.get(node_id)
+            relation = node["relation_name"].replace('"', "").lower()
+            self._relations[relation] = node_id
+            self._schema.add_table(relation, dict.fromkeys(node["columns"], "varchar"))
+        self._parents: dict[str, dict[str, set[Column]]] = {}
 
-    return {column: trace(model["unique_id"], column) for column in model["columns"]}
+    def origins(self, model: Node) -> dict[str, set[Column]]:
+        """Trace each column that a model's YAML names to the source columns that its values are made of."""
+        return {name: self._trace((model["unique_id"], name)) for name in model["columns"]}
 
+    def _trace(self, column: Column) -> set[Column]:
+        node_id, name = column
+        if node_id in self._manifest.sources:
+            return {column}
+        if node_id not in self._parents:
+            self._parents[node_id] = self._read(self._compiled.get(node_id, ""))
+        return set().union(*map(self._trace, self._parents[node_id].get(name, set())))
 
-def _key(relation_name: str) -> str:
-    return relation_name.replace('"', "").lower()
+    def _read(self, sql: str) -> dict[str, set[Column]]:
+        """For each column that a query gives, find the columns of other nodes that it is computed from."""
+        if not sql:  # a seed
+            return {}
+        query = qualify(parse_one(sql, dialect="duckdb"), schema=self._schema, dialect="duckdb")
+        steps = lineage(
+            None, query, self._schema, dialect="duckdb", scope=build_scope(query), copy=False, trim_selects=False
+        )
+        assert isinstance(steps, dict)  # noqa: S101 -- one step for each column, as no column was asked for
+        return {name: self._leaves(step) for name, step in steps.items()}
 
-
-def _nested(columns: dict[str, dict[str, str]]) -> dict[str, dict[str, dict[str, dict[str, str]]]]:
-    nested: dict[str, dict[str, dict[str, dict[str, str]]]] = {}
-    for relation, types in columns.items():
-        database, schema, table = relation.split(".")
-        nested.setdefault(database, {}).setdefault(schema, {})[table] = types
-    return nested
+    def _leaves(self, step: Step) -> set[Column]:
+        found: set[Column] = set()
+        seen: set[int] = set()
+        waiting = [step]
+        while waiting:
+            step = waiting.pop()
+            if id(step) in seen:  # steps are shared between columns; step.walk() would take every path to each
+                continue
+            seen.add(id(step))
+            waiting += step.downstream
+            table = step.expression
+            if isinstance(table, exp.Table) and not step.downstream:
+                node_id = self._relations.get(f"{table.catalog}.{table.db}.{table.name}".lower())
+                if node_id:
+                    found.add((node_id, step.name.split(".")[-1].strip('"')))
+        return found

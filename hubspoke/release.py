@@ -81,6 +81,40 @@ class ReleaseStore:
         manifest = self.root / "current" / "manifest.json"
         return Release.model_validate_json(manifest.read_text()) if manifest.is_file() else None
 
+    def get(self, number: int | None = None) -> Release:
+        """Return a release by its number; without one, the release that readers see.
+
+        Raises:
+            HubspokeError: There is no such release, or none at all.
+        """
+        known = {release.number: release for release in self.releases()}
+        current = self.current()
+        if current is None:
+            raise HubspokeError("There is no release yet. Run: hubspoke build")
+        if number is None:
+            return current
+        if number not in known:
+            raise HubspokeError(f"There is no release {number}. Releases: {', '.join(map(str, known))}")
+        return known[number]
+
+    def connect(self, number: int | None = None) -> duckdb.DuckDBPyConnection:
+        """Open a release: a DuckDB connection in memory with one view for each of its relations.
+
+        Args:
+            number: Release to read; default: the one that readers see.
+
+        Raises:
+            HubspokeError: There is no such release.
+        """
+        connection = duckdb.connect()
+        for name, relation in self.get(number).relations.items():
+            connection.execute(f"create view {name} as {self._select(relation)}")
+        return connection
+
+    def _select(self, relation: Relation) -> str:
+        files = ", ".join(f"'{_quoted(self.root / name)}'" for name in relation.files)
+        return f"select * from read_parquet([{files}])"
+
     def rollback(self, number: int | None = None) -> Release:
         """Make an earlier release current again, at once and without touching data.
 
@@ -91,17 +125,15 @@ class ReleaseStore:
             HubspokeError: There is no such release.
         """
         with exclusive(self.root, "releasing"):
-            known = {release.number: release for release in self.releases()}
-            current = self.current()
-            if current is None:
-                raise HubspokeError("There is no release yet. Run: hubspoke build")
-            wanted = number if number is not None else max((n for n in known if n < current.number), default=None)
-            if wanted is None:
-                raise HubspokeError(f"Release {current.number} is the first one: there is none to go back to.")
-            if wanted not in known:
-                raise HubspokeError(f"There is no release {wanted}. Releases: {', '.join(map(str, known))}")
-            point(self.root / "current", f"{wanted:06d}")
-            return known[wanted]
+            current = self.get()
+            if number is None:
+                earlier = [release.number for release in self.releases() if release.number < current.number]
+                if not earlier:
+                    raise HubspokeError(f"Release {current.number} is the first one: there is none to go back to.")
+                number = max(earlier)
+            release = self.get(number)
+            point(self.root / "current", f"{release.number:06d}")
+            return release
 
     def publish(self, hub: duckdb.DuckDBPyConnection, spokes: list[Node], run_id: str) -> tuple[Release, list[str]]:
         """Release the spokes' relations as the hub holds them now; only those that changed are written.
@@ -192,8 +224,7 @@ class ReleaseStore:
                 relation = relations[node["name"]]
                 if relation.spoke != spoke:
                     continue
-                files = ", ".join(f"'{_quoted(self.root / name)}'" for name in relation.files)
-                file.execute(f"create view {node['name']} as select * from read_parquet([{files}])")
+                file.execute(f"create view {node['name']} as {self._select(relation)}")
                 file.execute(f"comment on view {node['name']} is '{_text(node['description'])}'")
                 for column in node["columns"].values():
                     file.execute(
@@ -214,15 +245,16 @@ def release_run(project: Project, hub: duckdb.DuckDBPyConnection, run_id: str) -
         One sentence for the person who ran it: what was released, or why nothing was.
 
     Raises:
-        HubspokeError: The run was green, but the project breaks a rule of the house.
+        HubspokeError: The run was green, but the project breaks a rule of the house, or another process is releasing.
     """
-    reds = hub.execute("select status from runs.results where run_id = ?", [run_id]).fetchall()
-    red = sum(status not in GREEN for (status,) in reds)
+    statuses = [row[0] for row in hub.execute("select status from runs.results where run_id = ?", [run_id]).fetchall()]
+    red = [status for status in statuses if status not in GREEN]
     store = ReleaseStore(project.release)
     current = store.current()
     readers_see = f"readers keep release {current.number}" if current else "there is no release yet"
     if red:
-        return f"Not released: {red} of {len(reds)} results are not green; {readers_see}."
+        failed = sum(status != "skipped" for status in red)
+        return f"Not released: {failed} of {len(statuses)} nodes failed; {readers_see}."
     manifest = Manifest.read(project.root)
     if not manifest.spokes:
         return "Not released: models/spokes/ holds no model, so nobody has ordered anything."

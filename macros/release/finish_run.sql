@@ -11,9 +11,13 @@
         {%- endfor -%}
         {%- do run_query('insert into runs.results values ' ~ rows | join(', ')) -%}
         {%- if flags.WHICH in ['build', 'run', 'test'] -%}
-            {%- do adapter.commit_if_has_connection() if false -%}
-            {%- set outcome = run_query("select hubspoke_release('" ~ invocation_id ~ "')").columns[0].values()[0] -%}
-            {%- do log(outcome, info=true) -%}
+            {%- set answer = fromjson(
+                run_query("select hubspoke_release('" ~ invocation_id ~ "')").columns[0].values()[0]
+            ) -%}
+            {%- if answer.error is defined -%}
+                {%- do exceptions.raise_compiler_error(answer.error) -%}
+            {%- endif -%}
+            {%- do log(answer.outcome, info=true) -%}
         {%- endif -%}
     {%- endif -%}
 {% endmacro %}

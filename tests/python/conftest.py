@@ -13,7 +13,7 @@ from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-PARTS = ["models", "macros", "seeds", "tests/singular", "profiles", "dbt_project.yml"]
+PARTS = ["models", "macros", "seeds", "tests/singular", "profiles", "dbt_project.yml", ".sqlfluff", ".sqlfluffignore"]
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,6 @@ def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Sandbox:
 def sandbox(built: Sandbox, tmp_path: Path) -> Sandbox:
     """A sample project of the test's own: landed and built, nothing released yet."""
     target = tmp_path / "project"
-    shutil.copytree(built.root, target, symlinks=True, ignore=shutil.ignore_patterns("release", "tmp"))
-    # views are pinned to the files of the project that was copied; its files are the same, its folder is not
+    not_released = {str(built.root / "warehouse"): {"release", "tmp"}}
+    shutil.copytree(built.root, target, symlinks=True, ignore=lambda folder, _: not_released.get(folder, set()))
     return Sandbox(target)

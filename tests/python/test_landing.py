@@ -1,3 +1,4 @@
+import itertools
 import os
 import signal
 import subprocess
@@ -65,7 +66,7 @@ def test_the_newest_load_is_the_file_as_it_is_now(
         current = zone.current("shop", "lines")
         assert current is not None
         assert current.rows == rows
-    changes = 1 + sum(a != b for a, b in zip(contents, contents[1:], strict=False))
+    changes = 1 + sum(a != b for a, b in itertools.pairwise(contents))
     assert len(zone.loads("shop", "lines")) == changes
 
 

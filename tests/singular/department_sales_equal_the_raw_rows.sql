@@ -3,9 +3,9 @@ with raw_lines as (
 
     select
         coalesce(products.department, 'Unknown') as department_name,
-        sum(cast(transactions.sales_value as decimal(18, 2))) as sales_amount
-    from {{ source('pos', 'transactions') }} as transactions
-    left join {{ source('catalog', 'products') }} as products on transactions.product_id = products.product_id
+        sum(cast(basket_lines.sales_value as decimal(18, 2))) as sales_amount
+    from {{ source('pos', 'transactions') }} as basket_lines
+    left join {{ source('catalog', 'products') }} as products on basket_lines.product_id = products.product_id
     group by coalesce(products.department, 'Unknown')
 
 ),

@@ -1,5 +1,8 @@
 -- holds only if purchase dates are on the stores' clock: by UTC dates, 233 redemptions would have no basket
-select coupon_redemptions.*
+select
+    coupon_redemptions.coupon_id,
+    coupon_redemptions.household_id,
+    coupon_redemptions.redemption_date
 from {{ ref('fct_coupon_redemptions') }} as coupon_redemptions
 left join {{ ref('fct_baskets') }} as baskets
     on

@@ -83,31 +83,35 @@ promoted_weeks as (
 
 ),
 
+promoted_pairs as (
+
+    select
+        product_id,
+        store_id,
+        count(*) as week_count,
+        sum(item_count) as item_count
+    from promoted_weeks
+    group by
+        product_id,
+        store_id
+
+),
+
 -- what each pair sells in a week without promotion; weeks in which it sold nothing count as nothing sold
 baselines as (
 
     select
         pairs.product_id,
         pairs.store_id,
-        cast(pairs.item_count - promoted.item_count as double)
-        / (trading_weeks.week_count - promoted.week_count) as baseline_items
+        cast(pairs.item_count - promoted_pairs.item_count as double)
+        / (trading_weeks.week_count - promoted_pairs.week_count) as baseline_items
     from pairs
     inner join trading_weeks on pairs.store_id = trading_weeks.store_id
-    inner join (
-        select
-            product_id,
-            store_id,
-            count(*) as week_count,
-            sum(item_count) as item_count
-        from promoted_weeks
-        group by
-            product_id,
-            store_id
-    ) as promoted
+    inner join promoted_pairs
         on
-            pairs.product_id = promoted.product_id
-            and pairs.store_id = promoted.store_id
-    where trading_weeks.week_count > promoted.week_count
+            pairs.product_id = promoted_pairs.product_id
+            and pairs.store_id = promoted_pairs.store_id
+    where trading_weeks.week_count > promoted_pairs.week_count
 
 ),
 

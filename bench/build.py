@@ -1,0 +1,155 @@
+"""How much a landing and a build cost beyond plain DuckDB, side by side in one run. Start it with: make bench.
+
+Each figure is a ratio of two times taken on this machine, one after the other, over the whole running example
+(22.6 million rows). Nothing of the project's own warehouse is touched: all happens in a temporary folder.
+
+    landing   hubspoke ingest            against  DuckDB's COPY of the same files to Parquet
+    build     hubspoke build, all of it  against  the same compiled SQL run straight through DuckDB in one process,
+                                                  models, seeds and data tests, plus dbt's own start (dbt parse)
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+from rich.console import Console
+from rich.table import Table
+
+from hubspoke.manifest import Manifest
+from hubspoke.sources import read_sources
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Wall time in seconds and peak resident memory in bytes of one process."""
+
+    seconds: float
+    memory: int
+
+
+def run(warehouse: Path, *command: str | Path) -> Cost:
+    """Run a command on a warehouse of its own; a command that fails ends the bench with what it printed."""
+    started = time.monotonic()
+    process = subprocess.Popen(
+        list(map(str, command)),
+        cwd=ROOT,
+        env={**os.environ, "HUBSPOKE_WAREHOUSE": str(warehouse)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    printed = process.stdout.read() if process.stdout else ""
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - started
+    if status:
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{printed}")
+    return Cost(seconds, usage.ru_maxrss * 1024)
+
+
+def copy_with_duckdb(target: Path) -> None:
+    """Copy every source file to Parquet as DuckDB does by itself."""
+    target.mkdir(parents=True)
+    with duckdb.connect() as connection:
+        connection.execute("set preserve_insertion_order = false")
+        for table in read_sources(ROOT):
+            connection.execute(f"copy (from '{table.path}') to '{target}/{table.name}.parquet' (format parquet)")
+
+
+def run_compiled_sql(warehouse: Path) -> None:
+    """Run what dbt compiled, in dependency order, straight through DuckDB into a new file, tests included."""
+    manifest = Manifest.read(ROOT)
+    hub = warehouse / "hub.duckdb"
+    with duckdb.connect(hub, read_only=True) as built:
+        sources = built.execute(
+            "select schema_name, view_name, sql from duckdb_views() where schema_name like 'landing%'"
+        ).fetchall()
+        checks = built.execute("select sql from duckdb_tables() where schema_name = 'quality'").fetchall()
+    (warehouse / "plain").mkdir()
+    # as in profiles/profiles.yml
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": os.environ.get("HUBSPOKE_MEMORY_LIMIT", "3GB"),
+        "preserve_insertion_order": False,
+        "storage_compatibility_version": "latest",
+    }
+    with duckdb.connect(warehouse / "plain/hub.duckdb", config=config) as plain:
+        plain.execute("set TimeZone = 'UTC'; create schema quality")
+        for schema, _, sql in sources:
+            plain.execute(f"create schema if not exists {schema}")
+            plain.execute(sql)
+        for (sql,) in checks:
+            plain.execute(sql)
+        for node_id in manifest.ancestry([model["unique_id"] for model in manifest.models]):
+            node = manifest.get(node_id)
+            relation = f"{node['schema']}.{node.get('alias') or node['name']}"
+            plain.execute(f"create schema if not exists {node['schema']}")
+            if node["resource_type"] == "seed":
+                file = ROOT / node["original_file_path"]
+                plain.execute(f"create table {relation} as from read_csv('{file}', all_varchar = true)")
+            elif node["resource_type"] == "model":
+                plain.execute(f"create {node['config']['materialized']} {relation} as {node['compiled_code']}")
+        for test in manifest.tests:
+            plain.execute(f"select count(*) from ({test['compiled_code']})")
+
+
+def measure(folder: Path) -> dict[str, Cost]:
+    """Take every measurement once, each in a process of its own."""
+    warehouse = folder / "warehouse"
+    itself = [sys.executable, __file__]
+    costs = {
+        "landing": run(warehouse, BIN / "hubspoke", "ingest"),
+        "copy": run(warehouse, *itself, "copy", folder / "copied"),
+        "landing again": run(warehouse, BIN / "hubspoke", "ingest"),
+        "build": run(warehouse, BIN / "hubspoke", "build"),
+        # before dbt parse, which leaves a manifest without compiled SQL
+        "sql": run(warehouse, *itself, "sql", warehouse),
+        "start": run(warehouse, BIN / "dbt", "parse", "--quiet"),
+        "build again": run(warehouse, BIN / "hubspoke", "build"),
+    }
+    return costs
+
+
+def report(costs: dict[str, Cost]) -> Table:
+    """Lay the measurements out, with the limit that each ratio has to keep."""
+    table = Table(title="Hubspoke beside plain DuckDB: 22.6 million rows")
+    for heading in ("what", "seconds", "plain DuckDB, seconds", "ratio", "limit", "peak memory"):
+        table.add_column(heading, justify="left" if heading == "what" else "right")
+    plain = {"landing": costs["copy"].seconds, "build": costs["sql"].seconds + costs["start"].seconds}
+    limits = {"landing": "2.0", "build": "1.5"}
+    for name in ("landing", "landing again", "build", "build again"):
+        beside = plain.get(name)
+        table.add_row(
+            name,
+            f"{costs[name].seconds:.1f}",
+            f"{beside:.1f}" if beside else "",
+            f"{costs[name].seconds / beside:.2f}" if beside else "",
+            limits.get(name, ""),
+            f"{costs[name].memory / 2**30:.2f} GiB",
+        )
+    table.caption = (
+        f"plain DuckDB's build is {costs['sql'].seconds:.1f} s of SQL and {costs['start'].seconds:.1f} s of dbt's start"
+    )
+    return table
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case []:
+            with tempfile.TemporaryDirectory(prefix="hubspoke-bench-") as temporary:
+                found = measure(Path(temporary))
+            Console().print(report(found))
+            print(json.dumps({name: [round(cost.seconds, 2), cost.memory] for name, cost in found.items()}))
+        case ["copy", folder]:
+            copy_with_duckdb(Path(folder))
+        case ["sql", folder]:
+            run_compiled_sql(Path(folder))
+        case _:
+            sys.exit(__doc__)

@@ -1,0 +1,223 @@
+"""The product as its users run it, end to end, on a sample of the running example."""
+
+import os
+import signal
+import subprocess
+
+import duckdb
+import pytest
+from conftest import BIN, Sandbox
+
+READERS_ASK = "select count(*), sum(sales_amount) from spoke_bi__departments"
+
+
+def current(sandbox: Sandbox) -> str:
+    link = sandbox.root / "warehouse/release/current"
+    return str(link.readlink()) if link.is_symlink() else ""
+
+
+def spoil_a_basket(sandbox: Sandbox) -> None:
+    """Let the till send one line with a negative value: a rule that must hold does not."""
+    file = sandbox.root / "exports/transactions.parquet"
+    spoilt = file.with_suffix(".new")
+    duckdb.sql(
+        f"copy (select * replace (case when row_number() over (order by basket_id, product_id) = 1 then -5.0 "
+        f"else sales_value end as sales_value) from '{file}') to '{spoilt}' (format parquet)"
+    )
+    file.rename(file.with_suffix(".sent"))
+    spoilt.replace(file)
+
+
+def test_the_build_ends_with_what_it_did_and_what_to_type_next(built: Sandbox) -> None:
+    lines = dict(line.split(maxsplit=1) for line in (built.root / "build.txt").read_text().splitlines())
+    assert "rows in 8 tables" in lines["landed"]
+    assert "models in" in lines["built"]
+    assert lines["checked"].endswith("0 not green")
+    assert lines["release"] == "Released 1: 12 of 12 relations changed."
+    assert "query" in lines["next"]
+    assert "\x1b" not in (built.root / "build.txt").read_text()
+
+
+def test_what_the_summary_says_to_type_next_works(built: Sandbox) -> None:
+    result = built.run("hubspoke", "query", "select count(*) as n from spoke_bi__departments")
+    assert result.stdout.startswith("n\n")
+
+
+def test_without_landed_data_it_says_what_to_run(sandbox: Sandbox) -> None:
+    (sandbox.root / "warehouse").rename(sandbox.root / "elsewhere")
+    for command in (["dbt", "build"], ["hubspoke", "build"], ["dbt", "build", "-s", "stg_pos__transactions"]):
+        result = sandbox.run(*command, check=False)
+        assert result.returncode != 0
+        assert "Land it first: hubspoke ingest" in result.stdout
+        assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_a_red_build_changes_nothing_for_readers_and_the_next_green_one_does(sandbox: Sandbox) -> None:
+    sandbox.run("dbt", "build", "--select", "spoke_bi__departments")
+    before = current(sandbox), sandbox.read("bi", READERS_ASK)
+    spoil_a_basket(sandbox)
+    sandbox.run("hubspoke", "ingest", "pos")
+    result = sandbox.run("hubspoke", "build", check=False)
+    assert result.returncode == 1
+    assert "accepted_range_core_basket_lines_sales_amount" in result.stdout
+    assert f"readers keep release {int(before[0])}" in result.stdout
+    assert (current(sandbox), sandbox.read("bi", READERS_ASK)) == before
+    (sandbox.root / "exports/transactions.sent").replace(sandbox.root / "exports/transactions.parquet")
+    sandbox.run("hubspoke", "ingest", "pos")
+    sandbox.run("hubspoke", "build")
+    # the same rows again, but of another load: nothing that readers see has changed
+    assert (current(sandbox), sandbox.read("bi", READERS_ASK)) == before
+
+
+def test_dbt_build_alone_ends_in_a_release(sandbox: Sandbox) -> None:
+    result = sandbox.run("dbt", "build", "--select", "spoke_ml__household_features")
+    assert "Released 1: 12 of 12 relations changed." in result.stdout
+    assert "Release 1 is still current" in sandbox.run("dbt", "test", "-s", "dim_dates").stdout
+
+
+def test_a_partial_build_releases_only_what_is_whole(sandbox: Sandbox) -> None:
+    sandbox.run("dbt", "build", "--select", "spoke_ml__household_features")
+    sandbox.edit(
+        "models/marts/sales/mart_sales__daily_stores.sql",
+        "cast(sum(item_count) as bigint)",
+        "cast(1 + sum(item_count) as bigint)",
+    )
+    half = sandbox.run("dbt", "build", "--select", "mart_sales__daily_stores")
+    assert "Not released" in half.stdout
+    assert "mart_sales__weekly_stores is older than what it reads" in half.stdout
+    assert current(sandbox) == "000001"
+    whole = sandbox.run("dbt", "build", "--select", "mart_sales__daily_stores+")
+    assert "Released 2: 2 of 12 relations changed." in whole.stdout
+
+
+def test_models_that_ran_without_their_tests_are_not_released(sandbox: Sandbox) -> None:
+    result = sandbox.run("dbt", "run", "--select", "mart_sales__daily_stores+")
+    assert "Not released" in result.stdout
+    assert current(sandbox) == ""
+    assert "Released 1" in sandbox.run("dbt", "test", "--select", "mart_sales__daily_stores+").stdout
+
+
+def test_an_empty_build_is_never_released(sandbox: Sandbox) -> None:
+    result = sandbox.run("dbt", "build", "--empty", "--select", "mart_sales__daily_stores+", check=False)
+    assert "Not released" in result.stdout
+    assert current(sandbox) == ""
+
+
+def test_rollback_moves_readers_by_command(sandbox: Sandbox) -> None:
+    assert "no release yet" in sandbox.run("hubspoke", "releases").stdout
+    sandbox.run("dbt", "build", "--select", "spoke_bi__departments")
+    sandbox.edit(
+        "models/marts/sales/mart_sales__departments.sql",
+        "sum(basket_lines.sales_amount) as decimal",
+        "2 * sum(basket_lines.sales_amount) as decimal",
+    )
+    sandbox.run(
+        "dbt",
+        "build",
+        "--select",
+        "mart_sales__departments+",
+        "--exclude",
+        "department_sales_equal_the_raw_rows",
+        check=False,
+    )
+    # the test that was left out has never seen this mart: no release
+    assert current(sandbox) == "000001"
+    (sandbox.root / "tests/singular/department_sales_equal_the_raw_rows.sql").unlink()
+    sandbox.run("dbt", "build", "--select", "mart_sales__departments+")
+    doubled = sandbox.read("bi", READERS_ASK)
+    assert "release 1" in sandbox.run("hubspoke", "rollback").stdout
+    assert sandbox.read("bi", READERS_ASK) != doubled
+    listed = sandbox.run("hubspoke", "releases").stdout.splitlines()
+    assert [line[0] for line in listed] == ["*", " "]
+    assert sandbox.run("hubspoke", "rollback", "9", check=False).returncode == 1
+
+
+def test_a_killed_build_releases_nothing_and_the_next_one_is_whole(sandbox: Sandbox) -> None:
+    process = subprocess.Popen(
+        [BIN / "dbt", "build"],
+        cwd=sandbox.root,
+        env={**os.environ, "HUBSPOKE_WAREHOUSE": "warehouse"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    for line in process.stdout:
+        if "OK created" in line and "core_baskets" in line:
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert current(sandbox) == ""
+    refused = sandbox.run("dbt", "build", "--select", "spoke_ml__household_features")
+    assert "Not released" in refused.stdout
+    sandbox.run("hubspoke", "build")
+    assert current(sandbox) == "000001"
+
+
+def test_ingestion_while_a_build_runs_waits_for_the_next_build(sandbox: Sandbox) -> None:
+    """A build reads one state of the landing zone from its first model to its last."""
+    process = subprocess.Popen(
+        [BIN / "dbt", "build"],
+        cwd=sandbox.root,
+        env={**os.environ, "HUBSPOKE_WAREHOUSE": "warehouse"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    for line in process.stdout:
+        if "OK hook: hubspoke.on-run-start" in line:
+            break
+    spoil_a_basket(sandbox)
+    sandbox.run("hubspoke", "ingest", "pos")
+    rest = process.stdout.read()
+    assert process.wait() == 0, rest
+    assert "Released 1" in rest
+    assert sandbox.run("hubspoke", "build", check=False).returncode == 1
+
+
+def test_a_second_build_at_the_same_time_says_so(sandbox: Sandbox) -> None:
+    with duckdb.connect(sandbox.root / "warehouse/hub.duckdb"):
+        result = sandbox.run("hubspoke", "build", check=False)
+    assert result.returncode == 1
+    assert "lock" in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_quarantined_and_dropped_rows_are_accounted_for(built: Sandbox) -> None:
+    ledger = built.query("select model, rows_in, rows_out, rows_quarantined, rows_dropped from quality.ledger")
+    assert {row[0] for row in ledger} == {"core_promotions", "core_coupon_products"}
+    assert all(row[1] == row[2] + row[3] + row[4] for row in ledger)
+    [promotions] = [row for row in ledger if row[0] == "core_promotions"]
+    assert promotions[3] > 0
+    kept = built.query("select count(*), count(distinct _rules_broken) from quarantine.core_promotions")
+    assert kept == [(promotions[3], 1)]
+    # whole, and the one that stayed is the one with a display
+    assert built.query(
+        "select count(*) from quarantine.core_promotions as held "
+        "inner join core.core_promotions as kept using (product_id, store_id, week_number) "
+        "where held.display_location_code > kept.display_location_code"
+    ) == [(0,)]
+
+
+@pytest.mark.parametrize("command", [["dbt", "docs", "generate"], ["dbt", "test"], ["sqlfluff", "lint"]])
+def test_the_commands_an_analytics_engineer_types_work_without_flags(sandbox: Sandbox, command: list[str]) -> None:
+    sandbox.run(*command)
+
+
+def test_an_unknown_table_is_named_with_what_there_is(built: Sandbox) -> None:
+    result = built.run("hubspoke", "ingest", "poss", check=False)
+    assert result.returncode == 1
+    assert "no source poss; there are catalog.products, " in result.stderr
+
+
+def test_commands_are_listed_in_the_order_of_the_work(built: Sandbox) -> None:
+    help_text = built.run("hubspoke", "--help").stdout
+    places = [
+        help_text.index(f"\n  {command} ") for command in ("ingest", "build", "check", "releases", "rollback", "query")
+    ]
+    assert places == sorted(places)
+
+
+def test_outside_a_project_it_says_where_to_go(built: Sandbox, tmp_path: os.PathLike[str]) -> None:
+    result = subprocess.run([BIN / "hubspoke", "build"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "not in a Hubspoke project" in result.stderr
