@@ -1,3 +1,4 @@
+{#- A UTC timestamp on the stores' clock; each engine spells it in its own way. -#}
 {% macro store_local_time(utc_timestamp) -%}
     {{ return(adapter.dispatch('store_local_time', 'hubspoke')(utc_timestamp)) }}
 {%- endmacro %}
