@@ -18,7 +18,7 @@ install: .venv/.ready ## Create the Python environment (.venv) from constraints.
 		{ echo "Python's venv module is missing. Run: sudo apt-get install python3-venv" >&2; exit 1; }
 	@echo "Creating the Python environment in .venv (about a minute)"
 	@$(PYTHON) -m venv .venv
-	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --editable '.[dev]'
+	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --quiet --editable '.[dev]'
 	@touch $@
 
 build: install ## Land the data, build, test and release it.
