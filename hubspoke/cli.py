@@ -14,6 +14,8 @@ from rich.progress import Progress
 from hubspoke.errors import HubspokeError
 from hubspoke.landing import LandingZone
 from hubspoke.project import Project
+from hubspoke.quality import RUNS_SHOWN, histories, write_page
+from hubspoke.quarantine import Quarantine
 from hubspoke.release import ReleaseStore
 from hubspoke.sources import read_sources
 
@@ -64,6 +66,76 @@ def build(select: tuple[str, ...]) -> None:
     from hubspoke.build import build as run_build
 
     if not run_build(Project.find(), select, Console()):
+        sys.exit(1)
+
+
+@cli.command()
+@click.option("--all", "every", is_flag=True, help="Rules that passed, too.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page to this file instead.")
+def quality(every: bool, html: Path | None) -> None:
+    """Show how the rules did in their last run, and in the runs before."""
+    rules = histories(Project.find())
+    if html:
+        write_page(rules, html)
+        click.echo(f"Wrote {html}. Open it in a browser.")
+        return
+    shown = [rule for rule in rules if every or rule.status != "pass" or rule.rows_failed]
+    for rule in shown:
+        tested = f"of {rule.rows_tested:,}" if rule.rows_tested is not None else ""
+        click.echo(
+            f"{rule.status:<7} {rule.on_failure:<10} {rule.rows_failed:>10,} {tested:<14} {rule.sparkline:<{RUNS_SHOWN}} "
+            f"{rule.model or 'several models'}: {rule.rule}"
+        )
+    click.echo(f"{len(rules)} rules, {len(rules) - len(shown)} of them not shown: they passed with nothing failed.")
+
+
+@cli.group(cls=_InOrder)
+def quarantine() -> None:
+    """Rows that a rule has held back: look, let through, build again."""
+
+
+@quarantine.command(name="list")
+def quarantine_list() -> None:
+    """List what is held back, by model and rule."""
+    held = Quarantine(Project.find()).held()
+    for group in held:
+        click.echo(f"{group.model:<32} {group.rows:>12,} rows  {', '.join(group.rules)}")
+    if not held:
+        click.echo("Nothing is held back.")
+
+
+@quarantine.command(name="show")
+@click.argument("model")
+@click.option("--limit", default=20, show_default=True, help="Rows at most.")
+def quarantine_show(model: str, limit: int) -> None:
+    """Show rows of MODEL that are held back, with every rule that they broke.
+
+    Values that describe a person are masked. A table on a terminal, CSV anywhere else.
+    """
+    _print(Quarantine(Project.find()).show(model, limit))
+
+
+@quarantine.command(name="release")
+@click.argument("model")
+@click.argument("rule")
+@click.option("--where", required=True, help="SQL over a row of the model: which rows.")
+@click.option("--reason", required=True, help="Why; it is kept with the decision.")
+def quarantine_release(model: str, rule: str, where: str, reason: str) -> None:
+    """Let rows of MODEL through RULE from the next build on.
+
+    The decision is a line in seeds/rule_exceptions.csv: commit it like any other change; to take it back, remove it.
+    """
+    rows = Quarantine(Project.find()).release(model, rule, where, reason)
+    click.echo(f"{rows:,} rows will pass {rule}. Build them in: hubspoke quarantine replay {model}")
+
+
+@quarantine.command(name="replay")
+@click.argument("model")
+def quarantine_replay(model: str) -> None:
+    """Build MODEL and all that reads it again from what has landed, after a rule, the data or an exception changed."""
+    from hubspoke.build import build as run_build
+
+    if not run_build(Project.find(), (f"{model}+",), Console()):
         sys.exit(1)
 
 
@@ -125,13 +197,18 @@ def query(sql: str, as_of: int | None) -> None:
             raise HubspokeError(str(error)) from None
         if answer is None:
             raise HubspokeError("a release is only read: write a select")
-        if sys.stdout.isatty():
-            answer.show(max_width=shutil.get_terminal_size().columns, max_rows=100)
-        else:
-            writer = csv.writer(sys.stdout, lineterminator="\n")
-            writer.writerow(answer.columns)
-            while rows := answer.fetchmany(10_000):
-                writer.writerows(rows)
+        _print(answer)
+
+
+def _print(answer: duckdb.DuckDBPyRelation) -> None:
+    """Print a table on a terminal, CSV anywhere else."""
+    if sys.stdout.isatty():
+        answer.show(max_width=shutil.get_terminal_size().columns, max_rows=100)
+        return
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(answer.columns)
+    while rows := answer.fetchmany(10_000):
+        writer.writerows(rows)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from dbt.adapters.duckdb.plugins import BasePlugin
 from hubspoke.errors import HubspokeError
 from hubspoke.landing import LandingZone
 from hubspoke.project import Project
-from hubspoke.release import release_run
+from hubspoke.release import ReleaseStore, release_run
 
 cursors: WeakValueDictionary[int, duckdb.DuckDBPyConnection] = WeakValueDictionary()
 """The cursor that each of dbt's threads opened last, by thread identifier."""
@@ -42,6 +42,15 @@ class Plugin(BasePlugin):
             except HubspokeError as error:
                 return json.dumps({"error": f"Not released: {error}"})
 
+        def released(relation: str) -> str:
+            return ReleaseStore(self.project.release).select(relation)
+
+        def fault(relation: str, expressions: str) -> str:
+            with conn.cursor() as cursor:
+                return json.dumps(first_fault(cursor, relation, json.loads(expressions)))
+
+        conn.create_function("hubspoke_fault", fault, ["VARCHAR", "VARCHAR"], "VARCHAR", side_effects=True)
+        conn.create_function("hubspoke_released", released, ["VARCHAR"], "VARCHAR", side_effects=True)
         conn.create_function("hubspoke_landed", landed, [], "VARCHAR", side_effects=True)
         conn.create_function("hubspoke_release", release, ["VARCHAR"], "VARCHAR", side_effects=True)
 
@@ -49,6 +58,23 @@ class Plugin(BasePlugin):
         """Remember the cursor, so that its progress can be asked for from another thread."""
         cursor.execute("set enable_progress_bar = true; set enable_progress_bar_print = false")
         cursors[threading.get_ident()] = cursor
+
+
+def first_fault(cursor: duckdb.DuckDBPyConnection, relation: str, expressions: list[str]) -> dict[str, Any]:
+    """Find the first of some SQL expressions that the engine refuses over a relation, without running them.
+
+    Returns:
+        ``{"place": …, "error": …}``, the place counted from 0; nothing if there is none.
+    """
+    try:
+        cursor.execute(f"explain select {', '.join(expressions)} from {relation}")
+    except duckdb.Error:
+        for place, expression in enumerate(expressions):
+            try:
+                cursor.execute(f"explain select {expression} from {relation}")
+            except duckdb.Error as error:
+                return {"place": place, "error": f"{str(error).splitlines()[0]} in: {expression}"}
+    return {}
 
 
 def landed_files(project: Project) -> dict[str, dict[str, Any]]:

@@ -202,15 +202,11 @@ def personal_data_has_a_purpose(manifest: Manifest, compiled: dict[str, str]) ->
 
     A column is personal if its values come from a source column of class ``personal``, whatever it is called by now.
     """
-    personal = {
-        (source["unique_id"], column["name"])
-        for source in manifest.sources.values()
-        for column in source["columns"].values()
-        if meta(column).get("class") == "personal"
-    }
     lineage = Lineage(manifest, compiled)
     for model in manifest.spokes:
-        found = sorted(column for column, sources in lineage.origins(model).items() if sources & personal)
+        found = sorted(
+            column for column, sources in lineage.origins(model).items() if sources & manifest.personal_columns
+        )
         exposures = [e for e in manifest.exposures.values() if model["unique_id"] in e["depends_on"]["nodes"]]
         for exposure in exposures:
             if found and not meta(exposure).get("personal_data_purpose"):

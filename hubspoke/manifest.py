@@ -45,6 +45,16 @@ class Manifest:
         """The models that are released: those under ``models/spokes/``."""
         return [model for model in self.models if folders(model)[0] == "spokes"]
 
+    @cached_property
+    def personal_columns(self) -> set[tuple[str, str]]:
+        """Columns of sources that describe a person (``config.meta.class: personal``): unique id and column name."""
+        return {
+            (source["unique_id"], column["name"])
+            for source in self.sources.values()
+            for column in source["columns"].values()
+            if meta(column).get("class") == "personal"
+        }
+
     def parents(self, node_id: str) -> list[str]:
         """List what a node reads: models, seeds and sources."""
         # a source reads nothing here, and a seed has no such entry

@@ -111,6 +111,12 @@ class ReleaseStore:
             connection.execute(f"create view {name} as {self._select(relation)}")
         return connection
 
+    def select(self, name: str) -> str:
+        """Return SQL that reads a relation as readers see it now; empty text if it has not been released."""
+        current = self.current()
+        relation = current.relations.get(name) if current else None
+        return self._select(relation) if relation else ""
+
     def _select(self, relation: Relation) -> str:
         files = ", ".join(f"'{_quoted(self.root / name)}'" for name in relation.files)
         return f"select * from read_parquet([{files}])"

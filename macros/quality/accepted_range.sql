@@ -1,22 +1,25 @@
-{#- Fails rows whose value lies outside [min_value, max_value]; a null passes. -#}
-{% test accepted_range(model, column_name, min_value=none, max_value=none) %}
-    select *
-    from {{ model }}
-    where {{ _accepted_range__broken({'column_name': column_name, 'min_value': min_value, 'max_value': max_value}) }}
+{#- Fails rows whose value lies outside [min_value, max_value]; a null passes. NaN counts as larger than any number. -#}
+{% test accepted_range(model, column_name=none) %}
+    {%- set rule = read_rule(column_name, kwargs, accepted_range__parameters()) -%}
+    {{ row_test(model, rule, accepted_range__broken(rule)) }}
 {% endtest %}
 
-{% macro _accepted_range__broken(arguments) -%}
-    {%- set bounds = [] -%}
+{% macro accepted_range__parameters() %}
+    {{ return({'column_name': 'column!', 'min_value': 'value', 'max_value': 'value', '_any_of': ['min_value', 'max_value']}) }}
+{% endmacro %}
+
+{% macro accepted_range__broken(rule) -%}
+    {{ _outside(rule.column, rule.arguments) }}
+{%- endmacro %}
+
+{#- SQL that is true where an expression lies below min_value or above max_value; either may be missing. -#}
+{% macro _outside(expression, arguments) -%}
+    {%- set sides = [] -%}
     {%- if arguments.get('min_value') is not none -%}
-        {%- do bounds.append(arguments.column_name ~ ' < ' ~ arguments.min_value) -%}
+        {%- do sides.append(expression ~ ' < ' ~ arguments.min_value) -%}
     {%- endif -%}
     {%- if arguments.get('max_value') is not none -%}
-        {%- do bounds.append(arguments.column_name ~ ' > ' ~ arguments.max_value) -%}
+        {%- do sides.append(expression ~ ' > ' ~ arguments.max_value) -%}
     {%- endif -%}
-    {%- if not bounds -%}
-        {%- do exceptions.raise_compiler_error(
-            'accepted_range on ' ~ arguments.column_name ~ ' needs min_value, max_value or both'
-        ) -%}
-    {%- endif -%}
-    ({{ bounds | join(' or ') }})
+    ({{ sides | join(' or ') }})
 {%- endmacro %}

@@ -1,141 +1,250 @@
-{#- Post-hook of every model, after its commit: takes the rows that break a rule with `on_failure: quarantine` or `drop` out of the table
-    before anyone reads it. One scan finds the rows that break any rule; the rules are told apart on those few rows.
-    Quarantined rows stay whole in quarantine.<model> with the rules that they broke; dropped rows are counted.
-    Both are in quality.ledger: rows_in = rows_out + rows_quarantined + rows_dropped.
-    It works in a transaction of its own because a DELETE in the transaction that made the table sends every row through
-    DuckDB's log (20.9 million rows: 31 s). Until it ends, record_build has the model down as unfinished, so a crash
-    between the two cannot be released. -#}
+{#- Post-hook of every model, after its commit: measures all its rules, in one statement for those on rows and keys and one for those on
+    the whole table, and takes out of the table what `on_failure: quarantine` or `drop` says, before anyone reads it.
+
+    Rows that break any rule are asked for first, with one predicate that the engine prunes and cuts short; the rules are told apart
+    on those few. Quarantined rows stay whole in quarantine.<model>, with every rule that they broke; dropped rows are counted.
+    quality.ledger holds for each model that takes rows out: rows_in = rows_out + rows_quarantined + rows_dropped.
+    quality.measurements holds every rule's count, for the test nodes to take instead of a scan of their own.
+
+    It works in a transaction of its own: see docs/decisions. Until that ends, record_build has the model down as unfinished. -#}
 {% macro quality_gate() %}
     {%- if execute -%}
         {%- set rules = _gate_rules() -%}
-        {%- if rules -%}
-            {%- if model.config.materialized != 'table' -%}
-                {%- do exceptions.raise_compiler_error(
-                    model.original_file_path ~ ': rule ' ~ rules[0].name ~ ' takes rows out of ' ~ model.name
-                    ~ ', which is a ' ~ model.config.materialized ~ '. Put it on the table built from it.'
-                ) -%}
-            {%- endif -%}
-            {%- do _run_gate(rules) -%}
-        {%- endif -%}
+        {%- if rules -%}{%- do _run_gate(rules) -%}{%- endif -%}
     {%- endif -%}
 {% endmacro %}
 
-{#- The model's rules that take rows out, as {name, on_failure, broken: SQL predicate, columns, keep}. -#}
+{#- The model's rules that can be measured when it is built: not those that read a model which is built later. -#}
 {% macro _gate_rules() %}
     {%- set rules = [] -%}
-    {%- for test in graph.nodes.values()
-        if test.resource_type == 'test' and test.attached_node == model.unique_id
-        and test.config.enabled and test.config.meta.get('on_failure') in ['quarantine', 'drop'] -%}
-        {%- set template = test.test_metadata.name -%}
-        {%- set broken = context.get('_' ~ template ~ '__broken') -%}
-        {%- if template != 'unique_combination' and not broken -%}
-            {%- do exceptions.raise_compiler_error(
-                test.original_file_path ~ ': ' ~ template ~ ' judges a whole table, so it cannot '
-                ~ test.config.meta.on_failure ~ ' rows. Use on_failure: fail or warn.'
-            ) -%}
+    {%- set tests = graph.nodes.values() | selectattr('resource_type', 'equalto', 'test')
+        | selectattr('attached_node', 'equalto', model.unique_id) | list -%}
+    {%- set above = _ancestors(model) if tests else [] -%}
+    {%- set let_through = _exceptions_of(model.name) if tests else {} -%}
+    {%- for test in tests if test.config.enabled and context.get(test.test_metadata.name ~ '__parameters') -%}
+        {%- set arguments = dict(test.test_metadata.kwargs) -%}
+        {%- do arguments.pop('model') -%}
+        {%- set rule = _describe(test, arguments) -%}
+        {%- do rule.update({'exceptions': let_through.get(rule.name, [])}) -%}
+        {#- an argument that is Jinja is only rendered where the test itself runs -#}
+        {%- do rule.update({'kind': _kind(rule.template) if '{{' not in arguments | string else 'query'}) -%}
+        {%- set others = test.depends_on.nodes | reject('equalto', model.unique_id) | list -%}
+        {%- if rule.kind != 'query' and others | reject('in', above) | list | length == 0 -%}
+            {%- do rules.append(rule) -%}
         {%- endif -%}
-        {%- set arguments = test.test_metadata.kwargs -%}
-        {%- do rules.append({
-            'name': test.config.meta.get('rule', test.name),
-            'on_failure': test.config.meta.on_failure,
-            'columns': arguments.get('columns', []),
-            'keep': arguments.get('keep_first_by', ''),
-            'broken': broken(arguments) if broken else none
-        }) -%}
     {%- endfor -%}
     {{ return(rules) }}
 {% endmacro %}
 
-{% macro _run_gate(rules) %}
-    {%- set row_rules = rules | rejectattr('broken', 'none') | list -%}
-    {%- set key_rules = rules | selectattr('broken', 'none') | list -%}
-    {%- set breaks_a_row_rule = row_rules | map(attribute='broken') | join(' or ') or 'false' -%}
-    {%- call statement('gate_begin', auto_begin=true) -%} select 1 {%- endcall -%}
-    {%- set rows_in = _count('select count(*) from ' ~ this) -%}
+{#- `row` (a predicate on one row), `key` (columns that may not repeat), `whole` (one figure of the table) or `query` (anything else). -#}
+{% macro _kind(template) %}
+    {{ return(
+        'row' if context.get(template ~ '__broken') else 'key' if context.get(template ~ '__key')
+        else 'whole' if context.get(template ~ '__observed') else 'query'
+    ) }}
+{% endmacro %}
 
-    {%- call statement('gate_suspects') -%}
-        create or replace temp table gate_suspects as
-        select
-            rowid as _row,
-            *,
-            {{ breaks_a_row_rule }} as _breaks_a_row_rule
-        from {{ this }}
-        where
-            {{ breaks_a_row_rule }}
-            {% for rule in key_rules -%}
-            or ({{ rule.columns | join(', ') }}) in (
-                select ({{ rule.columns | join(', ') }})
-                from {{ this }}
-                group by {{ rule.columns | join(', ') }}
-                having count(*) > 1
-            )
-            {% endfor %}
-    {%- endcall -%}
+{% macro _ancestors(node) %}
+    {%- set found, waiting = [], node.depends_on.nodes | list -%}
+    {%- for _ in range(10000) if waiting -%}
+        {%- set parent = waiting.pop() -%}
+        {%- if parent not in found -%}
+            {%- do found.append(parent) -%}
+            {%- do waiting.extend(graph.nodes[parent].depends_on.nodes if parent in graph.nodes else []) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {{ return(found) }}
+{% endmacro %}
 
-    {%- call statement('gate_verdicts') -%}
-        create or replace temp table gate_verdicts as
-        with judged as (
-            select
-                *,
-                {% for rule in rules -%}
-                {% if rule.broken -%}
-                {{ rule.broken }}
-                {%- else -%}
-                row_number() over (
-                    partition by {{ rule.columns | join(', ') }}
-                    order by _breaks_a_row_rule, {{ rule.keep ~ ', ' if rule.keep }}_row
-                ) > 1
-                {% for column in rule.columns %} and {{ column }} is not null{% endfor %}
-                {%- endif %} as _rule_{{ loop.index }},
-                {% endfor %}
-            from gate_suspects
-        )
+{% macro _takes_rows_out(rules) %}
+    {{ return(rules | selectattr('on_failure', 'in', ['quarantine', 'drop']) | list | length > 0) }}
+{% endmacro %}
 
-        select
-            * exclude (_breaks_a_row_rule),
-            concat_ws(', ' {%- for rule in rules %},
-                case when _rule_{{ loop.index }} then '{{ rule.name }}' end {%- endfor -%}
-            ) as _rules_broken,
-            false {%- for rule in rules if rule.on_failure == 'quarantine' %}
-            or _rule_{{ rules.index(rule) + 1 }} {%- endfor %} as _is_quarantined
-        from judged
-        where false {%- for rule in rules %} or _rule_{{ loop.index }} {%- endfor %}
-    {%- endcall -%}
-
-    {%- set flags_of_rules -%}
-        _row, _is_quarantined {%- for rule in rules %}, _rule_{{ loop.index }} {%- endfor -%}
-    {%- endset -%}
-    {%- do run_query(
-        'create or replace table quarantine.' ~ this.identifier ~ ' as select * exclude (' ~ flags_of_rules
-        ~ "), '" ~ invocation_id ~ "' as _run_id, now() as _quarantined_at from gate_verdicts where _is_quarantined"
-    ) -%}
-    {%- do run_query('delete from ' ~ this ~ ' where rowid in (select _row from gate_verdicts)') -%}
-    {%- set quarantined = _count('select count(*) from gate_verdicts where _is_quarantined') -%}
-    {%- set dropped = _count('select count(*) from gate_verdicts where not _is_quarantined') -%}
-    {%- set rows_out = _count('select count(*) from ' ~ this) -%}
-    {%- do run_query(
-        "insert into quality.ledger values ('" ~ invocation_id ~ "', '" ~ model.name ~ "', " ~ rows_in ~ ', '
-        ~ rows_out ~ ', ' ~ quarantined ~ ', ' ~ dropped ~ ', now())'
-    ) -%}
+{#- Stops with the rule's own name where the engine does not take what the analyst wrote as SQL. -#}
+{% macro _check_sql(rules) %}
+    {%- set expressions = [] -%}
     {%- for rule in rules -%}
-        {%- do run_query(
-            "insert into quality.results select '" ~ invocation_id ~ "', '" ~ model.name ~ "', '" ~ rule.name ~ "', '"
-            ~ rule.on_failure ~ "', " ~ rows_in ~ ', count(*) filter (where _rule_' ~ loop.index
-            ~ '), now() from gate_verdicts'
+        {%- do expressions.append(
+            _broken(rule) if rule.kind == 'row' else '(' ~ _in_rule(rule, context[rule.template ~ '__key'](rule)) ~ ')' if rule.kind == 'key'
+            else context[rule.template ~ '__observed'](rule) if not rule.where
+            else 'count(*) filter (where ' ~ rule.where ~ '), ' ~ context[rule.template ~ '__observed'](rule)
         ) -%}
     {%- endfor -%}
-    {%- if rows_in != rows_out + quarantined + dropped -%}
-        {%- do exceptions.raise_compiler_error(
-            model.name ~ ': ' ~ rows_in ~ ' rows went in, but ' ~ rows_out ~ ' came out, ' ~ quarantined
-            ~ ' were quarantined and ' ~ dropped ~ ' dropped. The gate kept the table as it was built.'
-        ) -%}
+    {%- set fault = fromjson(run_query(
+        'select hubspoke_fault(' ~ _text(this) ~ ', ' ~ _text(tojson(expressions)) ~ ')'
+    ).rows[0][0]) -%}
+    {%- if fault -%}
+        {%- set rule = rules[fault.place] -%}
+        {%- do exceptions.raise_compiler_error(_where_is(graph.nodes[rule.id]) ~ rule.template ~ ': ' ~ fault.error) -%}
     {%- endif -%}
-    {%- do run_query('drop table gate_suspects') -%}
-    {%- do run_query('drop table gate_verdicts') -%}
-    {%- do run_query(_insert_build(model.unique_id, _finished_checksum(), model.compiled_code)) -%}
+{% endmacro %}
+
+{% macro _run_gate(rules) %}
+    {%- set row_rules = rules | selectattr('kind', 'in', ['row', 'key']) | list -%}
+    {%- set whole_rules = rules | selectattr('kind', 'equalto', 'whole') | list -%}
+    {%- set takes_rows_out = _takes_rows_out(rules) -%}
+    {#- rows and whole-table figures cannot stand in one select -#}
+    {%- if row_rules -%}{%- do _check_sql(row_rules) -%}{%- endif -%}
+    {%- if whole_rules -%}{%- do _check_sql(whole_rules) -%}{%- endif -%}
+    {%- call statement('gate_begin', auto_begin=true) -%} select 1 {%- endcall -%}
+    {%- set measured = namespace(rows=none, failed={}, observed={}) -%}
+    {%- if row_rules -%}
+        {%- do run_query('create or replace temp table gate_suspects as ' ~ _suspects(row_rules, takes_rows_out)) -%}
+        {%- set counts = run_query(_count_suspects(row_rules)).rows[0] -%}
+        {%- set measured.rows = counts['rows_tested'] | int -%}
+        {%- for rule in row_rules -%}
+            {%- do measured.failed.update({rule.id: counts['failed_' ~ loop.index] | int}) -%}
+        {%- endfor -%}
+        {%- if takes_rows_out -%}{%- do _take_rows_out(row_rules, counts) -%}{%- endif -%}
+        {%- do run_query('drop table gate_suspects') -%}
+    {%- endif -%}
+    {%- if whole_rules -%}
+        {%- set figures = run_query(_figures(whole_rules)).rows[0] -%}
+        {%- set measured.rows = figures['rows_tested'] if measured.rows is none else measured.rows -%}
+        {%- for rule in whole_rules -%}
+            {%- do measured.failed.update({rule.id: 1 if figures['unfit_' ~ loop.index] else 0}) -%}
+            {%- do measured.observed.update({rule.id: figures['observed_' ~ loop.index]}) -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {%- if takes_rows_out -%}
+        {%- do run_query(_insert_build(model.unique_id, _finished_checksum(), model.compiled_code)) -%}
+    {%- endif -%}
+    {%- do run_query('delete from quality.measurements where model = ' ~ _text(model.name)) -%}
+    {%- do run_query(_insert_measurements(rules, measured)) -%}
     {%- do adapter.commit() -%}
 {% endmacro %}
 
-{% macro _count(query) %}
-    {{ return(run_query(query).columns[0].values()[0] | int) }}
+{#- The one statement that scans the model for all rules on rows and keys: the rows that break any, with a flag for each rule. -#}
+{% macro _suspects(rules, takes_rows_out) %}
+    {%- set row_rules = rules | selectattr('kind', 'equalto', 'row') | list -%}
+    {%- set breaks_a_row_rule = [] -%}
+    {%- for rule in row_rules -%}{%- do breaks_a_row_rule.append(_broken(rule)) -%}{%- endfor -%}
+    select
+        {%- if takes_rows_out %}
+        rowid as _row,
+        {%- endif %}
+        {%- for rule in rules %}
+        {% if rule.kind == 'row' -%}
+            coalesce({{ _broken(rule) }}, false)
+        {%- else -%}
+            {%- set key = context[rule.template ~ '__key'](rule) -%}
+            {{ _in_rule(rule, key) }} and row_number() over (
+                partition by {{ _in_rule(rule, key) }}, {{ key | join(', ') }}
+                order by
+                    {{ '(' ~ breaks_a_row_rule | join(' or ') ~ ') is true, ' if breaks_a_row_rule -}}
+                    {{ rule.arguments.get('keep_first_by') or key | join(', ') }}
+                    {{- ', rowid' if takes_rows_out }}
+            ) > 1
+        {%- endif %} as _rule_{{ loop.index }}{{ ',' if not loop.last }}
+        {%- endfor %}
+    from {{ this }} as _gated
+    where
+        {% for rule in rules -%}
+            {%- if rule.kind == 'row' -%}
+                {{ _broken(rule) }}
+            {%- else -%}
+                {%- set key = context[rule.template ~ '__key'](rule) -%}
+                {{ _in_rule(rule, key) }} and ({{ key | join(', ') }}) in (
+                    select ({{ key | join(', ') }}) from {{ this }} where {{ _in_rule(rule, key) }}
+                    group by {{ key | join(', ') }} having count(*) > 1
+                )
+            {%- endif %}
+            {{- '\n        or ' if not loop.last }}
+        {%- endfor %}
+{% endmacro %}
+
+{#- Whether a row counts for a key rule: within its `where`, with no null in the key, and not let through. -#}
+{% macro _in_rule(rule, key) -%}
+    (
+        {{- '(' ~ rule.where ~ ') and ' if rule.where }}{{ key | join(' is not null and ') }} is not null
+        {%- for exception in rule.exceptions %} and not coalesce({{ exception }}, false){% endfor -%}
+    )
+{%- endmacro %}
+
+{#- One row: rows_tested, failed_<n> for each rule, and rows to quarantine and to drop. A row that is taken out counts only for the rules
+    that take it out. -#}
+{% macro _count_suspects(rules) %}
+    {%- set out, quarantined = ['false'], ['false'] -%}
+    {%- for rule in rules -%}
+        {%- if rule.on_failure in ['quarantine', 'drop'] -%}{%- do out.append('_rule_' ~ loop.index) -%}{%- endif -%}
+        {%- if rule.on_failure == 'quarantine' -%}{%- do quarantined.append('_rule_' ~ loop.index) -%}{%- endif -%}
+    {%- endfor -%}
+    {%- set is_out, is_quarantined = '(' ~ out | join(' or ') ~ ')', '(' ~ quarantined | join(' or ') ~ ')' -%}
+    select
+        (select count(*) from {{ this }}) as rows_tested,
+        {%- for rule in rules %}
+        count(*) filter (where _rule_{{ loop.index }} {{ 'and not ' ~ is_out if rule.on_failure in ['warn', 'fail'] }}) as failed_{{ loop.index }},
+        {%- endfor %}
+        count(*) filter (where {{ is_quarantined }}) as quarantined,
+        count(*) filter (where {{ is_out }} and not {{ is_quarantined }}) as dropped,
+        {{ _text(is_out) }} as is_out,
+        {{ _text(is_quarantined) }} as is_quarantined
+    from gate_suspects
+{% endmacro %}
+
+{% macro _take_rows_out(rules, counts) %}
+    {%- do run_query(
+        'create or replace table quarantine.' ~ adapter.quote(this.identifier) ~ ' as select _gated.*, concat_ws(' ~ "', '"
+        ~ _names_if_broken(rules) ~ ') as _rules_broken, ' ~ _text(model.name) ~ ' as _model, ' ~ _text(invocation_id)
+        ~ ' as _run_id, now() as _quarantined_at from ' ~ this ~ ' as _gated inner join gate_suspects on _gated.rowid = gate_suspects._row where '
+        ~ counts['is_quarantined']
+    ) -%}
+    {%- do run_query('delete from ' ~ this ~ ' where rowid in (select _row from gate_suspects where ' ~ counts['is_out'] ~ ')') -%}
+    {%- set rows_out = run_query('select count(*) from ' ~ this).rows[0][0] | int -%}
+    {%- set quarantined, dropped, rows_in = counts['quarantined'] | int, counts['dropped'] | int, counts['rows_tested'] | int -%}
+    {%- if rows_in != rows_out + quarantined + dropped -%}
+        {%- do exceptions.raise_compiler_error(
+            model.name ~ ': ' ~ rows_in ~ ' rows went in, but ' ~ rows_out ~ ' came out, ' ~ quarantined
+            ~ ' were quarantined and ' ~ dropped ~ ' dropped. The table is as it was built, and will not be released.'
+        ) -%}
+    {%- endif -%}
+    {%- do run_query(
+        'insert into quality.ledger values (' ~ _text(invocation_id) ~ ', ' ~ _text(model.name) ~ ', ' ~ rows_in ~ ', ' ~ rows_out ~ ', '
+        ~ quarantined ~ ', ' ~ dropped ~ ', now())'
+    ) -%}
+{% endmacro %}
+
+{% macro _names_if_broken(rules) -%}
+    {%- for rule in rules %}, case when _rule_{{ loop.index }} then {{ _text(rule.name) }} end {%- endfor -%}
+{%- endmacro %}
+
+{#- The one statement that scans the model for all rules on the whole table; a rule's `where` narrows its own figure. -#}
+{% macro _figures(rules) %}
+    with figures as (
+        select
+            count(*) as rows_tested
+            {%- for rule in rules %},
+            {{ context[rule.template ~ '__observed'](rule) if not rule.where
+                else '(select ' ~ context[rule.template ~ '__observed'](rule) ~ ' from ' ~ this ~ ' where ' ~ rule.where ~ ')' }} as observed_{{ loop.index }}
+            {%- endfor %}
+        from {{ this }} as _gated
+    )
+
+    select
+        rows_tested
+        {%- for rule in rules %},
+        observed_{{ loop.index }},
+        {{ _unfit(rule, 'observed_' ~ loop.index) }} as unfit_{{ loop.index }}
+        {%- endfor %}
+    from figures
+{% endmacro %}
+
+{#- failures is what the test node is to report: nothing for rows that the gate took out, and nothing up to max_failed_share. -#}
+{% macro _insert_measurements(rules, measured) %}
+    insert into quality.measurements
+    select nextval('runs.build_number'), {{ _text(invocation_id) }}, {{ _text(model.name) }}, *, now()
+    from (
+        values
+        {%- for rule in rules %}
+        {%- set failed = measured.failed[rule.id] -%}
+        {%- set observed = measured.observed.get(rule.id) -%}
+        {%- set share = rule.max_failed_share -%}
+        {%- set reported = (rule.on_failure in ['warn', 'fail'] and share is none)
+            or (share is not none and failed > share * measured.rows) %}
+        (
+            {{ _text(rule.id) }}, {{ _text(rule.definition) }}, {{ measured.rows }}, {{ failed }}, {{ failed if reported else 0 }},
+            {{ _text(observed) if observed is not none else 'null' }}
+        ){{ ',' if not loop.last }}
+        {%- endfor %}
+    )
 {% endmacro %}

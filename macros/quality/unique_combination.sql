@@ -1,11 +1,10 @@
-{#- Fails rows that repeat a combination of columns. With on_failure quarantine or drop, the first row by
-    keep_first_by ("column desc, …") stays and the others go; a combination with a null passes. -#}
-{% test unique_combination(model, columns, keep_first_by=none) %}
-    select
-        {{ columns | join(', ') }},
-        count(*) as row_count
-    from {{ model }}
-    where true {%- for column in columns %} and {{ column }} is not null {%- endfor %}
-    group by {{ columns | join(', ') }}
-    having count(*) > 1
+{#- Fails rows whose combination of columns has come before; a combination with a null passes. With on_failure quarantine or
+    drop the first row by keep_first_by ("column desc, …") stays. -#}
+{% test unique_combination(model, column_name=none) %}
+    {%- set rule = read_rule(column_name, kwargs, unique_combination__parameters()) -%}
+    {{ key_test(model, rule, unique_combination__key(rule)) }}
 {% endtest %}
+
+{% macro unique_combination__parameters() %}{{ return({'columns': 'columns!', 'keep_first_by': 'sql'}) }}{% endmacro %}
+
+{% macro unique_combination__key(rule) %}{{ return(rule.columns) }}{% endmacro %}

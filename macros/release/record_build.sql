@@ -3,7 +3,7 @@
 {% macro record_build() %}
     {%- if execute -%}
         {#- a gated model is finished by its gate -#}
-        {%- set checksum = 'unfinished' if _gate_rules() else _finished_checksum() -%}
+        {%- set checksum = 'unfinished' if _takes_rows_out(_gate_rules()) else _finished_checksum() -%}
         {{ _insert_build(model.unique_id, checksum, model.compiled_code or '') }}
     {%- endif -%}
 {% endmacro %}
@@ -36,9 +36,13 @@
     )') -%}
     {%- do run_query('create schema if not exists quality') -%}
     {%- do run_query('create schema if not exists quarantine') -%}
+    {%- do run_query('create table if not exists quality.measurements (
+        build_number bigint, run_id varchar, model varchar, test_id varchar, definition varchar, rows_tested bigint,
+        rows_failed bigint, failures bigint, observed varchar, measured_at timestamptz
+    )') -%}
     {%- do run_query('create table if not exists quality.results (
-        run_id varchar, model varchar, rule varchar, on_failure varchar, rows_tested bigint, rows_failed bigint,
-        recorded_at timestamptz
+        run_id varchar, model varchar, rule varchar, template varchar, on_failure varchar, status varchar, rows_tested bigint,
+        rows_failed bigint, observed varchar, recorded_at timestamptz
     )') -%}
     {%- do run_query('create table if not exists quality.ledger (
         run_id varchar, model varchar, rows_in bigint, rows_out bigint, rows_quarantined bigint, rows_dropped bigint,

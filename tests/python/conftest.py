@@ -118,3 +118,16 @@ def sandbox(built: Sandbox, tmp_path: Path) -> Sandbox:
     not_released = {str(built.root / "warehouse"): {"release", "tmp"}}
     shutil.copytree(built.root, target, symlinks=True, ignore=lambda folder, _: not_released.get(folder, set()))
     return Sandbox(target)
+
+
+def minimal_project(root: Path) -> Sandbox:
+    """A project with this one's macros and settings, and no models of its own; put them into models/hub/core/."""
+    for part in ("macros", "profiles"):
+        shutil.copytree(ROOT / part, root / part)
+    shutil.copy(ROOT / "dbt_project.yml", root)
+    (root / "profiles.yml").symlink_to("profiles/profiles.yml")
+    (root / "models/hub/core").mkdir(parents=True)
+    shutil.copy(ROOT / "models/_groups.yml", root / "models")
+    (root / "seeds").mkdir()
+    (root / "seeds/rule_exceptions.csv").write_text("model,rule,condition,reason,decided_on\n")
+    return Sandbox(root)

@@ -1,0 +1,108 @@
+"""How the rules have done, run by run: what ``quality.results`` holds, for the terminal and as a page."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from hubspoke.errors import HubspokeError
+from hubspoke.project import Project
+
+RUNS_SHOWN = 30
+"""Runs that a sparkline goes back."""
+
+
+@dataclass(frozen=True)
+class RuleHistory:
+    """One rule and its last runs.
+
+    Attributes:
+        model: Model that it is on; empty for a singular test.
+        rule: Its name.
+        template: Its template.
+        on_failure: What happens to what fails: warn, quarantine, drop or fail.
+        status: dbt's last status: pass, warn, fail, error or skipped.
+        rows_tested: Rows of the model in the last run; None where a test scanned by itself.
+        rows_failed: Rows that broke the rule in the last run, those that were taken out included; for a rule on a whole
+            table, 1 if it was broken.
+        observed: Figure of a rule on a whole table.
+        recorded_at: Time of the last run, UTC.
+        failures: rows_failed of the last runs, oldest first.
+    """
+
+    model: str
+    rule: str
+    template: str
+    on_failure: str
+    status: str
+    rows_tested: int | None
+    rows_failed: int
+    observed: str | None
+    recorded_at: datetime
+    failures: list[int]
+
+    @property
+    def sparkline(self) -> str:
+        """The failures of the last runs as a line of bars, scaled to the worst."""
+        bars = "▁▂▃▄▅▆▇█"
+        worst = max(self.failures) or 1
+        return "".join(bars[-(-failed * 7 // worst)] for failed in self.failures)
+
+
+def histories(project: Project) -> list[RuleHistory]:
+    """Read the history of every rule, those that failed last first.
+
+    Args:
+        project: The project; nothing may be building in it.
+
+    Raises:
+        HubspokeError: The hub has not been built, or is being built.
+    """
+    with open_hub(project) as hub:
+        rows = hub.execute(
+            """
+            select
+                model,
+                rule,
+                arg_max(template, recorded_at),
+                arg_max(on_failure, recorded_at),
+                arg_max(status, recorded_at),
+                arg_max(rows_tested, recorded_at),
+                coalesce(arg_max(rows_failed, recorded_at), 0),
+                arg_max(observed, recorded_at),
+                max(recorded_at),
+                list_reverse(list(coalesce(rows_failed, 0) order by recorded_at desc)[:?])
+            from quality.results
+            group by all
+            order by
+                arg_max(status, recorded_at) in ('fail', 'error') desc,
+                coalesce(arg_max(rows_failed, recorded_at), 0) desc,
+                model,
+                rule
+            """,
+            [RUNS_SHOWN],
+        ).fetchall()
+    return [RuleHistory(*row) for row in rows]
+
+
+def open_hub(project: Project) -> duckdb.DuckDBPyConnection:
+    """Open the hub's file to read what runs have noted in it.
+
+    Raises:
+        HubspokeError: The hub has not been built, or is being built.
+    """
+    if not project.hub.is_file():
+        raise HubspokeError("Nothing has been built yet. Run: hubspoke build")
+    try:
+        return duckdb.connect(project.hub, read_only=True)
+    except duckdb.IOException:
+        raise HubspokeError(f"{project.hub} is being built. Run this again when the build has ended.") from None
+
+
+def write_page(rules: list[RuleHistory], path: Path) -> None:
+    """Write the histories as one HTML file that needs nothing else: no script from elsewhere, no network."""
+    environment = Environment(loader=PackageLoader("hubspoke"), autoescape=select_autoescape())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(environment.get_template("quality.html").render(rules=rules))

@@ -1,0 +1,229 @@
+"""What an analyst writes: mistakes are named before anything is built, and rules do with rows what they say."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import Sandbox, minimal_project
+
+ROWS = """
+select * from (values
+    (1, 5.0, 'Ann', date '2024-01-01'), (2, -1.0, 'Bo', date '2024-01-02'), (3, 200.0, '', date '2024-01-03'),
+    (4, -5.0, '', date '2024-01-04'), (4, 7.0, 'Cy', date '2024-01-05'), (5, null, null, null)
+) as t (id, amount, name, day)
+"""
+
+
+def write_lines(sandbox: Sandbox, tests: list[Any], name: str = "lines", sql: str = ROWS, **model: Any) -> None:
+    folder = sandbox.root / "models/hub/core"
+    columns = [{"name": column} for column in ("id", "amount", "name", "day")]
+    (folder / f"{name}.sql").write_text(sql)
+    described = {"models": [{"name": name, "columns": columns, "data_tests": tests, **model}]}
+    (folder / f"{name}.yml").write_text(yaml.safe_dump(described, sort_keys=False))
+
+
+def rule(template: str, arguments: dict[str, Any], name: str = "my_rule", **config: Any) -> dict[str, Any]:
+    return {template: {"name": name, "arguments": arguments, "config": config}}
+
+
+@pytest.fixture(scope="module")
+def minimal(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
+    return minimal_project(tmp_path_factory.mktemp("rules"))
+
+
+RANGE = {"column_name": "amount", "min_value": 0}
+AT_PARSE = [
+    (rule("accepted_range", {**RANGE, "max_valu": 3}), "has no parameter max_valu; did you mean max_value?"),
+    (rule("accepted_range", {"column_name": "amount"}), "needs min_value or max_value"),
+    (rule("accepted_range", {"min_value": 1}), "needs a column"),
+    (rule("accepted_range", {**RANGE, "max_value": -1}), "min_value 0 is above max_value -1"),
+    (rule("accepted_range", {**RANGE, "min_value": [1]}), "min_value must be a number or SQL text, not [1]"),
+    (rule("accepted_values", {"column_name": "name", "values": "a"}), "values must be a list of at least one value"),
+    (rule("unique_combination", {"columns": "id"}), "columns must be a list of columns, not id"),
+    (rule("matches_pattern", {"column_name": "name", "pattern": "(a"}), "pattern must be a regular expression"),
+    (rule("quantile", {"column_name": "id", "share": 2, "max_value": 1}), "share must be a share, 0 to 1, not 2"),
+    (
+        rule("recency", {"column_name": "day", "count": 1, "period": "days"}),
+        "one of hour, day, week, month, year; did you mean day?",
+    ),
+    (rule("recency", {"column_name": "day", "count": 1.5, "period": "day"}), "count must be a whole number, not 1.5"),
+    (
+        rule("cardinality", {"columns": ["id", "name"], "is": "one"}),
+        "is must be one of one-to-one, one-to-many, many-to-one",
+    ),
+    (
+        rule("accepted_range", RANGE, meta={"on_failure": "quarantin"}),
+        "on_failure cannot be quarantin; did you mean quarantine?",
+    ),
+    (
+        rule("accepted_range", RANGE, meta={"on_failur": "drop"}),
+        "config.meta has no on_failur; did you mean on_failure?",
+    ),
+    (
+        rule("accepted_range", RANGE, meta={"max_failed_share": 5}),
+        "max_failed_share must be a share of rows, 0 to 1, not 5",
+    ),
+    (rule("average", {"column_name": "id", "min_value": 1}, meta={"on_failure": "drop"}), "judges a whole table"),
+    (rule("accepted_range", RANGE, severity="warn", meta={"on_failure": "fail"}), "contradict each other"),
+]
+
+
+@pytest.mark.parametrize(("test", "message"), AT_PARSE, ids=[message[:40] for _, message in AT_PARSE])
+def test_a_mistake_is_named_while_dbt_parses(minimal: Sandbox, test: dict[str, Any], message: str) -> None:
+    write_lines(minimal, [test])
+    result = minimal.run("dbt", "parse", check=False)
+    assert result.returncode != 0
+    said = " ".join(result.stdout.split())
+    assert message in said
+    assert "models/hub/core/lines.yml: rule my_rule:" in said
+
+
+def test_what_only_the_whole_project_shows_is_named_before_the_first_model(minimal: Sandbox) -> None:
+    tests = [
+        rule("accepted_rang", RANGE, name="first"),
+        rule("not_null", {"column_name": "amont"}, name="second"),
+        rule("unique_combination", {"columns": ["id", "naem"]}, name="third"),
+        rule("not_null", {"column_name": "id"}, name="fourth", meta={"on_failure": "drop"}),
+    ]
+    write_lines(minimal, tests, config={"materialized": "view"})
+    result = minimal.run("dbt", "build", check=False)
+    said = " ".join(result.stdout.split())
+    assert result.returncode != 0
+    assert (
+        "rule first: there is no template accepted_rang; did you mean accepted_range? (there are accepted_range,"
+        in said
+    )
+    assert "rule second: lines has no column amont; did you mean amount? (there are amount, day, id, name)" in said
+    assert "rule third: lines has no column naem" in said
+    assert "rule fourth: on_failure: drop takes rows out of a table, and lines is a view" in said
+    assert "START sql" not in said
+
+
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        (rule("accepted_range", RANGE, where="amount >>> 2"), "amount >>> 2"),
+        (rule("matches_pattern", {"column_name": "name", "pattern": "a{2,1}"}), "a{2,1}"),
+        (rule("expression_is_true", {"expression": "amout > 1"}), "amout"),
+    ],
+)
+def test_what_only_the_engine_can_tell_names_the_model_and_the_rule(
+    minimal: Sandbox, test: dict[str, Any], message: str
+) -> None:
+    write_lines(minimal, [test, rule("not_null", {"column_name": "id"}, name="good")])
+    result = minimal.run("dbt", "build", check=False)
+    assert result.returncode != 0
+    said = " ".join(result.stdout.split())
+    assert "models/hub/core/lines.yml: rule my_rule:" in said
+    assert message in said
+    assert "rule good" not in said
+
+
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
+    """Lines with rules that quarantine, drop, warn and fail at once."""
+    sandbox = minimal_project(tmp_path_factory.mktemp("gated"))
+    write_lines(
+        sandbox,
+        [
+            rule(
+                "accepted_range",
+                {"column_name": "amount", "max_value": 100},
+                name="too_much",
+                meta={"on_failure": "drop"},
+            ),
+            rule("accepted_range", RANGE, name="below_zero", meta={"on_failure": "quarantine"}),
+            rule("not_empty", {"column_name": "name"}, name="no_name", meta={"on_failure": "quarantine"}),
+            rule("unique", {"column_name": "id"}, name="twice", meta={"on_failure": "quarantine"}),
+            rule("not_null", {"column_name": "day"}, name="no_day", severity="warn"),
+            rule("accepted_range", {**RANGE, "min_value": -10}, name="far_below", meta={"on_failure": "fail"}),
+        ],
+    )
+    sandbox.run("dbt", "build")
+    return sandbox
+
+
+def test_quarantined_rows_are_kept_whole_with_every_rule_that_they_broke(gated: Sandbox) -> None:
+    rows = gated.query("select id, amount, name, _rules_broken, _model from quarantine.lines order by id, amount")
+    # 3 broke a drop rule and a quarantine rule: it is kept; of the two rows 4 the one that breaks nothing else stays
+    assert [(int(row[0]), float(row[1]), *row[2:]) for row in rows] == [
+        (2, -1.0, "Bo", "below_zero", "lines"),
+        (3, 200.0, "", "too_much, no_name", "lines"),
+        (4, -5.0, "", "below_zero, no_name, twice", "lines"),
+    ]
+    assert gated.query("select id, name from core.lines order by id") == [(1, "Ann"), (4, "Cy"), (5, None)]
+
+
+def test_the_ledger_and_the_history_add_up(gated: Sandbox) -> None:
+    assert gated.query("select rows_in, rows_out, rows_quarantined, rows_dropped from quality.ledger") == [(6, 3, 3, 0)]
+    assert gated.query(
+        "select rule, on_failure, status, rows_tested, rows_failed from quality.results order by rule"
+    ) == [
+        ("below_zero", "quarantine", "pass", 6, 2),
+        ("far_below", "fail", "pass", 6, 0),
+        ("no_day", "warn", "warn", 6, 1),
+        ("no_name", "quarantine", "pass", 6, 2),
+        ("too_much", "drop", "pass", 6, 1),
+        ("twice", "quarantine", "pass", 6, 1),
+    ]
+
+
+def test_one_statement_scans_the_model_for_all_its_rules(gated: Sandbox) -> None:
+    log = (gated.root / "logs/dbt.log").read_text()
+    assert log.count('from "hub"."core"."lines" as _gated\n') == 1
+
+
+def test_a_decision_lets_rows_through_and_taking_it_back_holds_them_again(gated: Sandbox) -> None:
+    before = gated.query("select * from core.lines order by all")
+    listed = gated.run("hubspoke", "quarantine", "list").stdout
+    assert "below_zero, no_name" in listed
+    shown = gated.run("hubspoke", "quarantine", "show", "lines").stdout.splitlines()
+    assert shown[0].startswith("id,amount,name,day,_rules_broken")
+    assert len(shown) == 4
+    refused = gated.run(
+        "hubspoke",
+        "quarantine",
+        "release",
+        "lines",
+        "below_zero",
+        "--where",
+        "idd = 2",
+        "--reason",
+        "refund",
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert "is not a condition on lines" in refused.stderr
+    gated.run("hubspoke", "quarantine", "release", "lines", "below_zero", "--where", "id = 2", "--reason", "a refund")
+    gated.run("hubspoke", "quarantine", "replay", "lines")
+    assert (2, "Bo") in gated.query("select id, name from core.lines")
+    once = gated.query("select * from core.lines order by all")
+    gated.run("hubspoke", "quarantine", "replay", "lines")
+    assert gated.query("select * from core.lines order by all") == once
+    exceptions = gated.root / "seeds/rule_exceptions.csv"
+    exceptions.write_text(exceptions.read_text().splitlines()[0] + "\n")
+    gated.run("hubspoke", "quarantine", "replay", "lines")
+    assert gated.query("select * from core.lines order by all") == before
+
+
+def test_an_exception_for_a_rule_that_is_not_there_stops_the_run(gated: Sandbox) -> None:
+    exceptions = gated.root / "seeds/rule_exceptions.csv"
+    kept = exceptions.read_text()
+    exceptions.write_text(kept + "lines,below_zer,id = 2,refund,2026-01-01\n")
+    result = gated.run("dbt", "build", check=False)
+    exceptions.write_text(kept)
+    assert result.returncode != 0
+    assert "seeds/rule_exceptions.csv, line 2: lines has no rule below_zer; did you mean below_zero?" in " ".join(
+        result.stdout.split()
+    )
+
+
+def test_the_history_is_shown_as_a_table_and_as_a_page(gated: Sandbox, tmp_path: Path) -> None:
+    shown = gated.run("hubspoke", "quality").stdout
+    assert "lines: no_day" in shown
+    gated.run("hubspoke", "quality", "--html", str(tmp_path / "quality.html"))
+    page = (tmp_path / "quality.html").read_text()
+    assert "below_zero" in page
+    assert "<svg" in page
+    assert "http" not in page
