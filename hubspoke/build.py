@@ -30,7 +30,8 @@ class Watch:
         done: Nodes that ended, by resource type.
         problems: One message for each node that failed or warned.
         running: Name of the node that each thread is at, by thread identifier.
-        failed: Nodes that did not end green.
+        failed: Nodes that failed.
+        warned: Nodes that warned.
         outcome: The release macro's sentence.
         invocation_id: dbt's name for the run.
     """
@@ -39,6 +40,7 @@ class Watch:
     done: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     failed: int = 0
+    warned: int = 0
     running: dict[int, str] = field(default_factory=dict)
     outcome: str = ""
     invocation_id: str = ""
@@ -60,7 +62,8 @@ class Watch:
             self.running.pop(threading.get_ident(), None)
             self.done[data.node_info.resource_type] += 1
             if data.node_info.node_status in {"error", "fail", "warn", "runtime error"}:
-                self.failed += 1
+                is_warning = data.node_info.node_status == "warn"
+                self.failed, self.warned = self.failed + (not is_warning), self.warned + is_warning
                 self.problems.append(
                     f"{data.node_info.node_status}: {data.node_info.node_name} ({data.node_info.node_path})"
                 )
@@ -94,16 +97,10 @@ def build(project: Project, select: tuple[str, ...], console: Console) -> bool:
     _refuse_if_busy(project)
     watch = Watch()
     started = time.monotonic()
-    arguments = [
-        "build",
-        "--quiet",
-        "--project-dir",
-        str(project.root),
-        "--profiles-dir",
-        str(project.root / "profiles"),
-    ]
+    arguments = ["build", "--quiet"]
     if select:
         arguments += ["--select", *select]
+    os.chdir(project.root)  # where dbt looks for its project and its profile
     finished = threading.Event()
     display = threading.Thread(target=_show, args=(watch, console, finished))
     display.start()
@@ -186,7 +183,8 @@ def _summarise(project: Project, watch: Watch, seconds: float, console: Console)
     lines = {
         "landed": f"{sum(load.rows for load in landed):,} rows in {len(landed)} tables",
         "built": f"{watch.done['model']} models in {seconds:.0f} s",
-        "checked": f"{watch.done['test']} rules and {watch.done['unit_test']} unit tests, {watch.failed} not green",
+        "checked": f"{watch.done['test']} rules and {watch.done['unit_test']} unit tests: "
+        f"{watch.failed} failed, {watch.warned} warned",
         "held back": f"{quarantined:,} rows quarantined, {dropped:,} dropped by a declared filter",
         "release": watch.outcome or "none",
         "next": "fix what is named above, then: hubspoke build",

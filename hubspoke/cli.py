@@ -83,8 +83,8 @@ def quality(every: bool, html: Path | None) -> None:
     for rule in shown:
         tested = f"of {rule.rows_tested:,}" if rule.rows_tested is not None else ""
         click.echo(
-            f"{rule.status:<7} {rule.on_failure:<10} {rule.rows_failed:>10,} {tested:<14} {rule.sparkline:<{RUNS_SHOWN}} "
-            f"{rule.model or 'several models'}: {rule.rule}"
+            f"{rule.status:<7} {rule.on_failure:<10} {rule.rows_failed:>10,} {tested:<14} "
+            f"{rule.sparkline:<{RUNS_SHOWN}} {rule.model or 'several models'}: {rule.rule}"
         )
     click.echo(f"{len(rules)} rules, {len(rules) - len(shown)} of them not shown: they passed with nothing failed.")
 
@@ -176,7 +176,7 @@ def releases() -> None:
 def rollback(number: int | None) -> None:
     """Let readers see release NUMBER again (default: the one before the current one).
 
-    No data moves. The next green build that changes anything makes a new release.
+    No data moves. Readers stay there until a green build comes out different from the newest release.
     """
     release = ReleaseStore(Project.find().release).rollback(number)
     click.echo(f"Readers see release {release.number} of {release.released_at:%Y-%m-%d %H:%M:%S} UTC.")
@@ -192,12 +192,12 @@ def query(sql: str, as_of: int | None) -> None:
     """
     with ReleaseStore(Project.find().release).connect(as_of) as connection:
         try:
-            answer = connection.sql(sql)
+            statements = connection.extract_statements(sql)
+            if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
+                raise HubspokeError("a release is only read: write one select")
+            _print(connection.sql(sql))
         except duckdb.Error as error:
             raise HubspokeError(str(error)) from None
-        if answer is None:
-            raise HubspokeError("a release is only read: write a select")
-        _print(answer)
 
 
 def _print(answer: duckdb.DuckDBPyRelation) -> None:

@@ -35,10 +35,10 @@ class Plugin(BasePlugin):
         def landed() -> str:
             return json.dumps(landed_files(self.project))
 
-        def release(run_id: str) -> str:
+        def release(run_id: str, variables: str) -> str:
             try:
                 with conn.cursor() as cursor:
-                    return json.dumps({"outcome": release_run(self.project, cursor, run_id)})
+                    return json.dumps({"outcome": release_run(self.project, cursor, run_id, json.loads(variables))})
             except HubspokeError as error:
                 return json.dumps({"error": f"Not released: {error}"})
 
@@ -52,7 +52,7 @@ class Plugin(BasePlugin):
         conn.create_function("hubspoke_fault", fault, ["VARCHAR", "VARCHAR"], "VARCHAR", side_effects=True)
         conn.create_function("hubspoke_released", released, ["VARCHAR"], "VARCHAR", side_effects=True)
         conn.create_function("hubspoke_landed", landed, [], "VARCHAR", side_effects=True)
-        conn.create_function("hubspoke_release", release, ["VARCHAR"], "VARCHAR", side_effects=True)
+        conn.create_function("hubspoke_release", release, ["VARCHAR", "VARCHAR"], "VARCHAR", side_effects=True)
 
     def configure_cursor(self, cursor: duckdb.DuckDBPyConnection) -> None:
         """Remember the cursor, so that its progress can be asked for from another thread."""

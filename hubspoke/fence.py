@@ -1,6 +1,7 @@
 """The rules of the house that dbt does not check by itself: which room reads which, names, contracts, personal data.
 
-Each rule is a function from the manifest to its violations; ``RULES`` is the list. dbt keeps the rest: a mart that
+Each rule is a function from the manifest, or from that and compiled SQL, to its violations; ``RULES`` and
+``COMPILED_RULES`` list them. dbt keeps the rest: a mart that
 refers to a core model does not parse, and a contract that does not match fails the build.
 """
 
@@ -8,8 +9,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from hubspoke.lineage import Lineage
-from hubspoke.manifest import Manifest, Node, folders, meta
+from sqlglot import exp
+
+from hubspoke.lineage import Lineage, parse, relation_key, table_key
+from hubspoke.manifest import Manifest, Node, folders, meta, spoke_of
 
 
 @dataclass(frozen=True)
@@ -82,31 +85,12 @@ def marts_stay_in_their_domain(manifest: Manifest) -> Iterator[tuple[Node, str]]
                 yield model, f"reads {parent['name']} of domain {folders(parent)[-1]}; read the facade instead"
 
 
-def reads_through_ref(manifest: Manifest) -> Iterator[tuple[Node, str]]:
-    """A model names no table or file by hand: dbt would not know that it reads it."""
-    for model in manifest.models:
-        sql = re.sub(r"--[^\n]*|/\*.*?\*/|{#.*?#}", " ", model["raw_code"], flags=re.DOTALL)
-        sql = re.sub(r"{{.*?}}|{%.*?%}", " __dbt__ ", sql, flags=re.DOTALL)
-        sql = re.sub(r"'[^']*'(?!\s*(?:as\b|\)|$))", "''", sql) if "read_" not in sql else sql
-        ctes = set(re.findall(r"(\w+)\s+as\s+(?:materialized\s+)?\(", sql, flags=re.IGNORECASE)) | {"__dbt__"}
-        sql = re.sub(r"\b(extract|trim|substring|overlay)\s*\([^()]*\)", " ", sql, flags=re.IGNORECASE)
-        for name in re.findall(r"\b(?:from|join)\s+([\w.\"'/]+)", sql, flags=re.IGNORECASE):
-            if name.lower() not in ctes and name.lower() not in {"lateral", "select"}:
-                yield model, f"reads {name} by its name; write ref() or source() so that dbt knows the order"
-
-
-def spokes_are_thin(manifest: Manifest) -> Iterator[tuple[Node, str]]:
-    """A spoke selects and filters; what it computes belongs into a mart."""
-    logic = r"\b(join|group\s+by|union|case|having|over\s*\(|distinct|sum\s*\(|count\s*\(|avg\s*\(|min\s*\(|max\s*\()"
-    for model in manifest.spokes:
-        found = re.search(logic, re.sub(r"--[^\n]*", "", model["raw_code"]), flags=re.IGNORECASE)
-        if found:
-            yield model, f"computes ({found.group(0).strip().lower()}); move that into a mart and select from it"
-
-
 def names_say_the_room(manifest: Manifest) -> Iterator[tuple[Node, str]]:
     """A model's name starts with its room's prefix."""
     for model in manifest.models:
+        if room(model) in {"staging", "marts", "spokes"} and len(folders(model)) < 2:
+            yield model, f"lies in {room(model)}/ itself; put it into a folder below"
+            continue
         pattern = NAMES.get(room(model), ".*").format(folder=re.escape(folders(model)[-1]))
         if not re.fullmatch(pattern, model["name"]):
             yield model, f"is named {model['name']}; here names match {pattern}"
@@ -177,16 +161,43 @@ def spokes_are_delivered(manifest: Manifest) -> Iterator[tuple[Node, str]]:
             yield exposure, f"exposure {exposure['name']}: config.meta lacks {' and '.join(sorted(missing))}"
         for node_id in exposure["depends_on"]["nodes"]:
             node = manifest.get(node_id)
-            if room(node) != "spokes" or folders(node)[1] != meta(exposure).get("spoke"):
+            if room(node) != "spokes" or spoke_of(node) != meta(exposure).get("spoke"):
                 yield exposure, f"exposure {exposure['name']} rests on {node['name']}, which is not its spoke's own"
+
+
+def reads_through_ref(manifest: Manifest, compiled: dict[str, str]) -> Iterator[tuple[Node, str]]:
+    """A model names no table or file by hand: dbt would not know that it reads it."""
+    for model in manifest.models:
+        query = parse(compiled.get(model["unique_id"], ""))
+        if query is None:
+            continue
+        parents = {relation_key(manifest.get(parent)) for parent in manifest.parents(model["unique_id"])}
+        ctes = {cte.alias_or_name.lower() for cte in query.find_all(exp.CTE)}
+        for table in query.find_all(exp.Table):
+            is_cte = table.name.lower() in ctes and not table.db
+            is_sequence = isinstance(table.this, exp.GenerateSeries | exp.Unnest)
+            if not is_cte and not is_sequence and table_key(table) not in parents:
+                name = table.sql(dialect="duckdb")
+                yield model, f"reads {name} by its name; write ref() or source() so that dbt knows the order"
+
+
+LOGIC = (exp.Join, exp.Group, exp.SetOperation, exp.Case, exp.Having, exp.Window, exp.Distinct, exp.AggFunc)
+"""What a spoke's query may not hold."""
+
+
+def spokes_are_thin(manifest: Manifest, compiled: dict[str, str]) -> Iterator[tuple[Node, str]]:
+    """A spoke selects and filters; what it computes belongs into a mart."""
+    for model in manifest.spokes:
+        query = parse(compiled.get(model["unique_id"], ""))
+        found = query.find(*LOGIC) if query else None
+        if found:
+            yield model, f"computes ({found.key}); move that into a mart and select from it"
 
 
 Rule = Callable[[Manifest], Iterable[tuple[Node, str]]]
 RULES: list[Rule] = [
     reads_only_the_room_before,
     marts_stay_in_their_domain,
-    reads_through_ref,
-    spokes_are_thin,
     names_say_the_room,
     yaml_beside_the_model,
     public_models_are_described,
@@ -217,6 +228,11 @@ def personal_data_has_a_purpose(manifest: Manifest, compiled: dict[str, str]) ->
                 )
 
 
+CompiledRule = Callable[[Manifest, dict[str, str]], Iterable[tuple[Node, str]]]
+COMPILED_RULES: list[CompiledRule] = [reads_through_ref, spokes_are_thin, personal_data_has_a_purpose]
+"""Rules that read compiled SQL, where no macro hides anything."""
+
+
 def violations(manifest: Manifest, compiled: dict[str, str]) -> list[Violation]:
     """Check every rule.
 
@@ -226,7 +242,8 @@ def violations(manifest: Manifest, compiled: dict[str, str]) -> list[Violation]:
     """
     found = [(rule.__name__, node, message) for rule in RULES for node, message in rule(manifest)]
     found += [
-        (personal_data_has_a_purpose.__name__, node, message)
-        for node, message in personal_data_has_a_purpose(manifest, compiled)
+        (compiled_rule.__name__, node, message)
+        for compiled_rule in COMPILED_RULES
+        for node, message in compiled_rule(manifest, compiled)
     ]
     return [Violation(rule.replace("_", " "), node["original_file_path"], message) for rule, node, message in found]

@@ -59,13 +59,19 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """Force a folder and all that is in it to disk."""
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
 def commit_folder(unfinished: Path, final: Path) -> None:
     """Make a written folder visible under its final name, atomically and durably."""
-    for path in unfinished.iterdir():
-        sync(path)
-    sync(unfinished)
+    sync_tree(unfinished)
     unfinished.rename(final)
     sync(final.parent)
+    sync(final.parent.parent)
 
 
 def point(link: Path, target: str) -> None:

@@ -78,7 +78,9 @@ class LandingZone:
         return self.root / source / table / load.load_id / "data.parquet"
 
     def ingest(self, tables: list[SourceTable], progress: Progress = lambda name, share: None) -> list[Outcome]:
-        """Land every table whose file changed since its last load; all of them or, on an error, none.
+        """Land every table whose file changed since its last load; if any file is bad, none.
+
+        Each load becomes visible whole. A kill while several do can leave the later ones out; run it again.
 
         Args:
             tables: What to land.
@@ -138,10 +140,19 @@ def _write(table: SourceTable, folder: Path, load_id: str, fingerprint: str, pro
             rows = int(_watched(connection, query, lambda share: progress(table.name, share)))
         except duckdb.Error as error:
             reason = str(error).splitlines()[0]
+            if str(folder) in reason or "No space left" in reason:
+                raise HubspokeError(
+                    f"{table.name}: cannot write to {folder.parent} ({reason}). Nothing was landed."
+                ) from None
             raise HubspokeError(
                 f"{table.name}: {table.path} cannot be read as Parquet ({reason}). Nothing was landed; "
                 "fetch the file again and run: hubspoke ingest"
             ) from None
+    if _fingerprint(table) != fingerprint:
+        raise HubspokeError(
+            f"{table.name}: {table.path} changed while it was read. Nothing was landed; run again when it is complete: "
+            "hubspoke ingest"
+        )
     load = Load(load_id=load_id, loaded_at=loaded_at, rows=rows, fingerprint=fingerprint, file=table.path.name)
     (folder / "commit.json").write_text(load.model_dump_json(indent=2) + "\n")
     progress(table.name, 1.0)

@@ -1,5 +1,7 @@
 """Where a column comes from, read off compiled SQL."""
 
+from functools import lru_cache
+
 from sqlglot import exp, parse_one
 from sqlglot.lineage import Node as Step
 from sqlglot.lineage import lineage
@@ -7,10 +9,31 @@ from sqlglot.optimizer.qualify import qualify
 from sqlglot.optimizer.scope import build_scope
 from sqlglot.schema import MappingSchema
 
+from hubspoke.errors import HubspokeError
 from hubspoke.manifest import Manifest, Node
 
 Column = tuple[str, str]
 """A node's unique id and the name of one of its columns."""
+
+
+@lru_cache(maxsize=1000)
+def _parse(sql: str) -> exp.Expr:
+    return parse_one(sql, dialect="duckdb")
+
+
+def parse(sql: str) -> exp.Expr | None:
+    """Parse compiled SQL; no SQL (a seed, a model that was not compiled) gives nothing."""
+    return _parse(sql).copy() if sql else None
+
+
+def relation_key(node: Node) -> str:
+    """Return what a node's relation is called in compiled SQL, without quotes and in lower case."""
+    return str(node["relation_name"]).replace('"', "").lower()
+
+
+def table_key(table: exp.Table) -> str:
+    """Return what a table in a query is called, in the words of ``relation_key``."""
+    return f"{table.catalog}.{table.db}.{table.name}".lower()
 
 
 class Lineage:
@@ -27,33 +50,42 @@ class Lineage:
         self._schema = MappingSchema(dialect="duckdb")
         for node_id in manifest.ancestry([model["unique_id"] for model in manifest.models]):
             node = manifest.get(node_id)
-            relation = node["relation_name"].replace('"', "").lower()
+            relation = relation_key(node)
             self._relations[relation] = node_id
-            self._schema.add_table(relation, dict.fromkeys(node["columns"], "varchar"))
+            self._schema.add_table(relation, dict.fromkeys(map(str.lower, node["columns"]), "varchar"))
         self._parents: dict[str, dict[str, set[Column]]] = {}
 
     def origins(self, model: Node) -> dict[str, set[Column]]:
-        """Trace each column that a model's YAML names to the source columns that its values are made of."""
-        return {name: self._trace((model["unique_id"], name)) for name in model["columns"]}
+        """Trace each column that a model's YAML names to the source columns that its values are made of.
+
+        Raises:
+            HubspokeError: A model on the way has no compiled SQL.
+        """
+        return {name: self._trace((model["unique_id"], name.lower())) for name in model["columns"]}
 
     def _trace(self, column: Column) -> set[Column]:
         node_id, name = column
         if node_id in self._manifest.sources:
             return {column}
         if node_id not in self._parents:
-            self._parents[node_id] = self._read(self._compiled.get(node_id, ""))
+            self._parents[node_id] = self._read(node_id)
         return set().union(*map(self._trace, self._parents[node_id].get(name, set())))
 
-    def _read(self, sql: str) -> dict[str, set[Column]]:
-        """For each column that a query gives, find the columns of other nodes that it is computed from."""
-        if not sql:  # a seed
+    def _read(self, node_id: str) -> dict[str, set[Column]]:
+        """For each column that a node gives, find the columns of other nodes that it is computed from."""
+        if self._manifest.get(node_id)["resource_type"] == "seed":
             return {}
-        query = qualify(parse_one(sql, dialect="duckdb"), schema=self._schema, dialect="duckdb")
-        steps = lineage(
-            None, query, self._schema, dialect="duckdb", scope=build_scope(query), copy=False, trim_selects=False
-        )
+        parsed = parse(self._compiled.get(node_id, ""))
+        if parsed is None:
+            raise HubspokeError(
+                f"{node_id} has not been compiled, so its columns cannot be traced. Run: hubspoke build"
+            )
+        query = qualify(parsed, schema=self._schema, dialect="duckdb")
+        scope = build_scope(query)
+        # trimming costs three times the rest, for text that nobody reads here
+        steps = lineage(None, query, self._schema, dialect="duckdb", scope=scope, copy=False, trim_selects=False)
         assert isinstance(steps, dict)  # noqa: S101 -- one step for each column, as no column was asked for
-        return {name: self._leaves(step) for name, step in steps.items()}
+        return {name.lower(): self._leaves(step) for name, step in steps.items()}
 
     def _leaves(self, step: Step) -> set[Column]:
         found: set[Column] = set()
@@ -67,7 +99,7 @@ class Lineage:
             waiting += step.downstream
             table = step.expression
             if isinstance(table, exp.Table) and not step.downstream:
-                node_id = self._relations.get(f"{table.catalog}.{table.db}.{table.name}".lower())
+                node_id = self._relations.get(table_key(table))
                 if node_id:
-                    found.add((node_id, step.name.split(".")[-1].strip('"')))
+                    found.add((node_id, step.name.split(".")[-1].strip('"').lower()))
         return found

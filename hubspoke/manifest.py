@@ -1,6 +1,7 @@
 """dbt's manifest, as far as the house rules need it."""
 
 import json
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ class Manifest:
     """The project as dbt parsed it last (``target/manifest.json``)."""
 
     def __init__(self, content: dict[str, Any]) -> None:
+        self.run_id: str = content.get("metadata", {}).get("invocation_id", "")
         self.nodes: dict[str, Node] = content["nodes"]
+        self.unit_tests: dict[str, Node] = content.get("unit_tests", {})
+        self.macros: dict[str, Node] = content.get("macros", {})
         self.sources: dict[str, Node] = content["sources"]
         self.exposures: dict[str, Node] = content["exposures"]
 
@@ -41,6 +45,16 @@ class Manifest:
         return [node for node in self.nodes.values() if node["resource_type"] == "test"]
 
     @cached_property
+    def tested(self) -> dict[str, list[str]]:
+        """What each data test and unit test speaks of: unique ids of models, seeds and sources, by the test's own."""
+        data_tests = {test["unique_id"]: list(test["depends_on"]["nodes"]) for test in self.tests}
+        # a unit test lists what it replaces with rows, too; it speaks of its model alone
+        by_name = {model["name"]: model["unique_id"] for model in self.models}
+        return data_tests | {
+            node_id: [by_name[node["model"]]] for node_id, node in self.unit_tests.items() if node["model"] in by_name
+        }
+
+    @cached_property
     def spokes(self) -> list[Node]:
         """The models that are released: those under ``models/spokes/``."""
         return [model for model in self.models if folders(model)[0] == "spokes"]
@@ -49,7 +63,7 @@ class Manifest:
     def personal_columns(self) -> set[tuple[str, str]]:
         """Columns of sources that describe a person (``config.meta.class: personal``): unique id and column name."""
         return {
-            (source["unique_id"], column["name"])
+            (source["unique_id"], column["name"].lower())
             for source in self.sources.values()
             for column in source["columns"].values()
             if meta(column).get("class") == "personal"
@@ -75,14 +89,19 @@ class Manifest:
         return list(ordered)
 
     def get(self, node_id: str) -> Node:
-        """Return a node or source by its unique id."""
-        return self.nodes.get(node_id) or self.sources[node_id]
+        """Return a node, source or unit test by its unique id."""
+        return self.nodes.get(node_id) or self.sources.get(node_id) or self.unit_tests[node_id]
 
 
 def folders(node: Node) -> list[str]:
     """Return the folders of a node below ``models/`` (or the like), outermost first: ``["spokes", "bi"]``."""
     parts: list[str] = node["original_file_path"].split("/")[1:-1]
     return parts or [""]
+
+
+def spoke_of(node: Node) -> str:
+    """Return the consumer that a spoke's model belongs to, by its folder; empty if it lies in none."""
+    return next(iter(folders(node)[1:]), "")
 
 
 def meta(node: Node) -> dict[str, Any]:
@@ -102,17 +121,8 @@ def compile_project(root: Path) -> dict[str, str]:
     # slow to import (1 s)
     from dbt.cli.main import dbtRunner
 
-    result = dbtRunner().invoke(
-        [
-            "compile",
-            "--quiet",
-            "--no-inject-ephemeral-ctes",
-            "--project-dir",
-            str(root),
-            "--profiles-dir",
-            str(root / "profiles"),
-        ]
-    )
+    os.chdir(root)  # where dbt looks for its project and its profile
+    result = dbtRunner().invoke(["compile", "--quiet", "--no-inject-ephemeral-ctes"])
     if not result.success:
         raise HubspokeError(str(result.exception or "dbt could not compile the project"))
     content = json.loads((root / "target" / "manifest.json").read_text())

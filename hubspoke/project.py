@@ -1,8 +1,12 @@
 """Where things are: the project's folder and the warehouse that its runs write."""
 
+import csv
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from hubspoke.errors import HubspokeError
 
@@ -33,6 +37,23 @@ class Project:
         raise HubspokeError(
             f"{here} is not in a Hubspoke project: no dbt_project.yml here or above. cd into the project."
         )
+
+    def variables(self) -> dict[str, Any]:
+        """Read the values of dbt's variables that ``dbt_project.yml`` sets."""
+        content = yaml.safe_load((self.root / "dbt_project.yml").read_text())
+        given = dict(content.get("vars") or {})
+        own = dict(given.get(content["name"]) or {})
+        return {**{name: value for name, value in given.items() if not isinstance(value, dict)}, **own}
+
+    def rule_exceptions(self) -> list[list[str]]:
+        """Read the lines of ``seeds/rule_exceptions.csv``: model, rule, condition, reason, day."""
+        with self.exceptions_file.open(newline="") as file:
+            return list(csv.reader(file))[1:]
+
+    @property
+    def exceptions_file(self) -> Path:
+        """Rows that were let through a rule, one decision a line."""
+        return self.root / "seeds" / "rule_exceptions.csv"
 
     @property
     def hub(self) -> Path:

@@ -101,7 +101,7 @@ class Quarantine:
             raise HubspokeError(f"{condition!r} is not a condition on {model}: {error}") from None
         if not row[0]:
             raise HubspokeError(f"no row that {rule} holds back fits {condition!r}")
-        with (self._project.root / "seeds/rule_exceptions.csv").open("a", newline="") as file:
+        with self._project.exceptions_file.open("a", newline="") as file:
             csv.writer(file, lineterminator="\n").writerow([model, rule, condition, reason, date.today().isoformat()])
         return int(row[0])
 

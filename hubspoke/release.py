@@ -1,7 +1,7 @@
 """The release: what spokes read, made current at once and only when everything that must hold holds.
 
     release/
-      catalog.db                               Iceberg catalog (SQLite)
+      catalog.db, home                         Iceberg catalog (SQLite), and where the store was made
       tables/<spoke>/<relation>/data/*.parquet  the data of every release that is kept
       000001/ manifest.json, <spoke>.duckdb    one folder per release, never changed once it is there
       current -> 000001                        what readers open; replaced in one atomic step
@@ -21,10 +21,11 @@ from pydantic import BaseModel
 
 from hubspoke.errors import HubspokeError
 from hubspoke.fence import violations
-from hubspoke.files import UNFINISHED, commit_folder, exclusive, point, sync
-from hubspoke.manifest import Manifest, Node, folders
+from hubspoke.files import UNFINISHED, commit_folder, exclusive, point, sync, sync_tree
+from hubspoke.fingerprint import fingerprints
+from hubspoke.manifest import Manifest, Node, spoke_of
 from hubspoke.project import Project
-from hubspoke.readiness import GREEN, Build, Obstacle, Result, obstacles
+from hubspoke.readiness import Build, Obstacle, Result, obstacles
 
 
 class Relation(BaseModel):
@@ -34,7 +35,7 @@ class Relation(BaseModel):
         spoke: Consumer that may read it.
         rows: Rows.
         checksum: Sum of DuckDB's row hashes; equal for equal rows in any order.
-        contract: SHA-256 of its column names and types.
+        contract: SHA-256 of its column names, types and descriptions.
         snapshot_id: Iceberg snapshot of ``<spoke>.<relation>``.
         files: Parquet files of that snapshot, relative to the release store.
     """
@@ -109,6 +110,8 @@ class ReleaseStore:
         connection = duckdb.connect()
         for name, relation in self.get(number).relations.items():
             connection.execute(f"create view {name} as {self._select(relation)}")
+        connection.execute(f"set allowed_directories = ['{_quoted(self.root)}/tables']")
+        connection.execute("set enable_external_access = false; set lock_configuration = true")
         return connection
 
     def select(self, name: str) -> str:
@@ -156,8 +159,9 @@ class ReleaseStore:
             changed, the current release stays and the list is empty.
         """
         with exclusive(self.root, "releasing"):
-            current = self.current()
-            before = current.relations if current else {}
+            newest = max(self.releases(), key=lambda release: release.number, default=None)
+            is_at_home = self._is_at_home()
+            before = newest.relations if newest and is_at_home else {}
             after: dict[str, Relation] = {}
             changed: list[str] = []
             for node in spokes:
@@ -169,9 +173,10 @@ class ReleaseStore:
                     self._write(hub, node, fresh)
                     after[node["name"]] = fresh
                     changed.append(node["name"])
+            current = self.current()
             if current and not changed and before.keys() == after.keys():
                 return current, []
-            number = max((release.number for release in self.releases()), default=0) + 1
+            number = newest.number + 1 if newest else 1
             release = Release(number=number, released_at=datetime.now(UTC), run_id=run_id, relations=after)
             unfinished = self.root / f"{number:06d}{UNFINISHED}"
             unfinished.mkdir()
@@ -181,6 +186,18 @@ class ReleaseStore:
             commit_folder(unfinished, self.root / f"{number:06d}")
             point(self.root / "current", f"{number:06d}")
             return release, changed
+
+    def _is_at_home(self) -> bool:
+        """Whether the store lies where it was made; one that was copied or moved starts a catalog of its own.
+
+        Iceberg's metadata and the spokes' files hold absolute paths, so a copy would write into its original.
+        """
+        home = self.root / "home"
+        if home.is_file() and home.read_text() == str(self.root.resolve()):
+            return True
+        (self.root / "catalog.db").unlink(missing_ok=True)
+        home.write_text(str(self.root.resolve()))
+        return False
 
     def _write(self, hub: duckdb.DuckDBPyConnection, node: Node, relation: Relation) -> None:
         """Write a relation's rows as one Parquet file and commit it as a new Iceberg snapshot."""
@@ -194,7 +211,6 @@ class ReleaseStore:
         file = folder / "data" / f"{uuid.uuid4()}.parquet"
         file.parent.mkdir(parents=True, exist_ok=True)
         hub.execute(f"copy (from {node['relation_name']}) to '{_quoted(file)}' (format parquet, compression zstd)")
-        sync(file)
         schema = parquet.read_schema(file)
         catalog = SqlCatalog(
             "hubspoke", uri=f"sqlite:///{self.root}/catalog.db", warehouse=f"file://{self.root}/tables"
@@ -205,17 +221,20 @@ class ReleaseStore:
             table = catalog.load_table(name)
         except NoSuchTableError:
             table = catalog.create_table(name, schema, location=f"file://{folder}")
-        columns = _columns(hub, node)
-        known = json.loads(table.properties.get("columns", json.dumps(columns)))
-        if known != columns:
-            with table.update_schema(allow_incompatible_changes=True) as update:
-                for column, data_type in known.items():
-                    if columns.get(column) != data_type:
-                        update.delete_column(column)
-            with table.update_schema(allow_incompatible_changes=True) as update:
-                update.union_by_name(schema)
+        # what the rows are and the rows themselves change in one commit: a kill leaves the table as it was
         with table.transaction() as transaction:
-            transaction.set_properties({"columns": json.dumps(columns)})
+            columns = _columns(hub, node)
+            known = json.loads(table.properties.get("columns", "null"))
+            if known != columns:
+                gone = [
+                    name for name in table.schema().column_names if not known or known.get(name) != columns.get(name)
+                ]
+                with transaction.update_schema(allow_incompatible_changes=True) as update:
+                    for column in gone:
+                        update.delete_column(column)
+                with transaction.update_schema(allow_incompatible_changes=True) as update:
+                    update.union_by_name(schema)
+                transaction.set_properties({"columns": json.dumps(columns)})
             if table.current_snapshot():
                 transaction.delete(AlwaysTrue())
             transaction.add_files([f"file://{file}"])
@@ -223,6 +242,9 @@ class ReleaseStore:
         assert snapshot is not None  # noqa: S101 -- add_files has just made it
         relation.snapshot_id = snapshot.snapshot_id
         relation.files = [str(file.relative_to(self.root))]
+        sync_tree(folder)
+        sync(folder.parent)
+        sync(folder.parent.parent)
 
     def _write_spoke_file(self, path: Path, spoke: str, nodes: list[Node], relations: dict[str, Relation]) -> None:
         with duckdb.connect(path) as file:
@@ -239,13 +261,17 @@ class ReleaseStore:
         path.chmod(0o444)
 
 
-def release_run(project: Project, hub: duckdb.DuckDBPyConnection, run_id: str) -> str:
+def release_run(
+    project: Project, hub: duckdb.DuckDBPyConnection, run_id: str, given_variables: dict[str, Any] | None = None
+) -> str:
     """Release what a dbt run left in the hub, if it may be released.
 
     Args:
         project: The project that ran.
         hub: A connection to the hub on which nothing is open.
         run_id: dbt's invocation id; its results are in ``runs.results``.
+        given_variables: dbt variables that were given on the command line; what was built with another value than the
+            project's own is not released.
 
     Returns:
         One sentence for the person who ran it: what was released, or why nothing was.
@@ -253,35 +279,53 @@ def release_run(project: Project, hub: duckdb.DuckDBPyConnection, run_id: str) -
     Raises:
         HubspokeError: The run was green, but the project breaks a rule of the house, or another process is releasing.
     """
-    statuses = [row[0] for row in hub.execute("select status from runs.results where run_id = ?", [run_id]).fetchall()]
-    red = [status for status in statuses if status not in GREEN]
     store = ReleaseStore(project.release)
     current = store.current()
     readers_see = f"readers keep release {current.number}" if current else "there is no release yet"
-    if red:
-        failed = sum(status != "skipped" for status in red)
-        return f"Not released: {failed} of {len(statuses)} nodes failed; {readers_see}."
     manifest = Manifest.read(project.root)
+    if manifest.run_id != run_id:
+        return f"Not released: dbt did not write target/manifest.json in this run; {readers_see}."
+    exceptions = project.rule_exceptions()
+    _note_fingerprints(hub, run_id, fingerprints(manifest, project.variables() | (given_variables or {}), exceptions))
     if not manifest.spokes:
         return "Not released: models/spokes/ holds no model, so nobody has ordered anything."
     builds, compiled = _last_builds(hub)
-    found = obstacles(manifest, builds, _last_results(hub))
+    expected = fingerprints(manifest, project.variables(), exceptions)
+    found = obstacles(manifest, builds, _last_results(hub), expected)
     if found:
         return f"Not released: {_explain(manifest, found)}; {readers_see}."
     faults = violations(manifest, compiled)
     if faults:
         raise HubspokeError("\n".join([f"the project breaks its own rules; {readers_see}.", *map(str, faults)]))
     release, changed = store.publish(hub, manifest.spokes, run_id)
+    newest = max(known.number for known in store.releases())
+    if release.number != newest:
+        return (
+            f"Release {release.number} stays current: readers were taken back to it, and nothing has changed since "
+            f"release {newest}."
+        )
     if not changed:
         return f"Release {release.number} is still current: no relation changed."
     return f"Released {release.number}: {len(changed)} of {len(release.relations)} relations changed."
 
 
+def _note_fingerprints(hub: duckdb.DuckDBPyConnection, run_id: str, now: dict[str, str]) -> None:
+    """Add to what a run has built and tested what it was made of."""
+    built = "update runs.builds set fingerprint = ? where run_id = ? and node_id = ? and state = 'finished'"
+    ran = "update runs.results set fingerprint = ? where run_id = ? and node_id = ?"
+    for statement, table in ((built, "builds"), (ran, "results")):
+        nodes = hub.execute(f"select distinct node_id from runs.{table} where run_id = ?", [run_id]).fetchall()
+        values = [[now[node_id], run_id, node_id] for (node_id,) in nodes if node_id in now]
+        if values:
+            hub.executemany(statement, values)
+
+
 def _last_builds(hub: duckdb.DuckDBPyConnection) -> tuple[dict[str, Build], dict[str, str]]:
     rows = hub.execute(
         """
-        select node_id, max(build_number), arg_max(checksum, build_number), arg_max(compiled_sql, build_number)
-        from runs.builds group by node_id
+        select node_id, build_number, fingerprint, compiled_sql
+        from runs.builds
+        qualify row_number() over (partition by node_id order by build_number desc) = 1
         """
     ).fetchall()
     return {row[0]: Build(row[1], row[2]) for row in rows}, {row[0]: row[3] for row in rows}
@@ -289,21 +333,31 @@ def _last_builds(hub: duckdb.DuckDBPyConnection) -> tuple[dict[str, Build], dict
 
 def _last_results(hub: duckdb.DuckDBPyConnection) -> dict[str, Result]:
     rows = hub.execute(
-        "select node_id, max(build_number), arg_max(status, build_number) from runs.results group by node_id"
+        """
+        select node_id, build_number, status, fingerprint
+        from runs.results
+        where status != 'skipped'
+        qualify row_number() over (partition by node_id order by build_number desc) = 1
+        """
     ).fetchall()
-    return {row[0]: Result(row[1], row[2]) for row in rows}
+    return {row[0]: Result(row[1], row[2], row[3]) for row in rows}
 
 
 def _explain(manifest: Manifest, found: list[Obstacle]) -> str:
+    failed = [manifest.get(obstacle.node_id)["name"] for obstacle in found if obstacle.kind == "red"]
+    if failed:
+        return f"{failed[0]} failed{f' (and {len(failed) - 1} more)' if len(failed) > 1 else ''}"
     first = found[0]
-    name = manifest.get(first.node_id)["name"]
     why = {
         "missing": "has never been built" if first.node_id.startswith(("model", "seed")) else "has not run yet",
-        "edited": "was not built, or not to the end, from the text it has now",
+        "edited": "was not built, or not to the end, from what the project says of it now",
         "outdated": "is older than what it reads",
         "red": "failed",
     }[first.kind]
+    if first.kind == "edited" and not first.node_id.startswith(("model", "seed")):
+        why = "has not run as the project says it now"
     others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    name = manifest.get(first.node_id)["name"]
     return f"this run leaves out what a release rests on: {name} {why}{others}. Run: dbt build"
 
 
@@ -313,13 +367,13 @@ def _columns(hub: duckdb.DuckDBPyConnection, node: Node) -> dict[str, str]:
 
 
 def _measure(hub: duckdb.DuckDBPyConnection, node: Node) -> Relation:
-    contract = hashlib.sha256(json.dumps(_columns(hub, node)).encode()).hexdigest()
+    described = {name: column["description"] for name, column in node["columns"].items()}
+    promised = [_columns(hub, node), node["description"], described]
+    contract = hashlib.sha256(json.dumps(promised).encode()).hexdigest()
     row: Any = hub.execute(
-        f"select count(*), coalesce(sum(hash(relation)::hugeint), 0) from {node['relation_name']} as relation"
+        f"select count(*), coalesce(sum(hash(_whole_row)::hugeint), 0) from {node['relation_name']} as _whole_row"
     ).fetchone()
-    return Relation(
-        spoke=folders(node)[1], rows=row[0], checksum=str(row[1]), contract=contract, snapshot_id=0, files=[]
-    )
+    return Relation(spoke=spoke_of(node), rows=row[0], checksum=str(row[1]), contract=contract, snapshot_id=0, files=[])
 
 
 def _quoted(path: Path) -> str:

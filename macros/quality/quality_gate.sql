@@ -95,7 +95,11 @@
         {%- for rule in row_rules -%}
             {%- do measured.failed.update({rule.id: counts['failed_' ~ loop.index] | int}) -%}
         {%- endfor -%}
-        {%- if takes_rows_out -%}{%- do _take_rows_out(row_rules, counts) -%}{%- endif -%}
+        {%- if takes_rows_out -%}
+            {%- do _take_rows_out(row_rules, counts) -%}
+            {%- do run_query(_insert_build(model.unique_id, _state(), model.compiled_code)) -%}
+            {%- do _keep_ledger(counts) -%}
+        {%- endif -%}
         {%- do run_query('drop table gate_suspects') -%}
     {%- endif -%}
     {%- if whole_rules -%}
@@ -105,9 +109,6 @@
             {%- do measured.failed.update({rule.id: 1 if figures['unfit_' ~ loop.index] else 0}) -%}
             {%- do measured.observed.update({rule.id: figures['observed_' ~ loop.index]}) -%}
         {%- endfor -%}
-    {%- endif -%}
-    {%- if takes_rows_out -%}
-        {%- do run_query(_insert_build(model.unique_id, _finished_checksum(), model.compiled_code)) -%}
     {%- endif -%}
     {%- do run_query('delete from quality.measurements where model = ' ~ _text(model.name)) -%}
     {%- do run_query(_insert_measurements(rules, measured)) -%}
@@ -190,6 +191,10 @@
         ~ counts['is_quarantined']
     ) -%}
     {%- do run_query('delete from ' ~ this ~ ' where rowid in (select _row from gate_suspects where ' ~ counts['is_out'] ~ ')') -%}
+{% endmacro %}
+
+{#- Notes where every row went; a build in which they do not add up fails. -#}
+{% macro _keep_ledger(counts) %}
     {%- set rows_out = run_query('select count(*) from ' ~ this).rows[0][0] | int -%}
     {%- set quarantined, dropped, rows_in = counts['quarantined'] | int, counts['dropped'] | int, counts['rows_tested'] | int -%}
     {%- if rows_in != rows_out + quarantined + dropped -%}
@@ -199,7 +204,8 @@
         ) -%}
     {%- endif -%}
     {%- do run_query(
-        'insert into quality.ledger values (' ~ _text(invocation_id) ~ ', ' ~ _text(model.name) ~ ', ' ~ rows_in ~ ', ' ~ rows_out ~ ', '
+        'insert into quality.ledger values (' ~ _text(invocation_id) ~ ", nextval('runs.build_number'), " ~ _text(model.unique_id) ~ ', '
+        ~ _text(model.name) ~ ', ' ~ rows_in ~ ', ' ~ rows_out ~ ', '
         ~ quarantined ~ ', ' ~ dropped ~ ', now())'
     ) -%}
 {% endmacro %}

@@ -12,9 +12,10 @@
     with held_back as (
         select rows_quarantined + rows_dropped as row_count
         from quality.ledger
-        where model = {{ _text(graph.nodes[model.attached_node].name if execute else '') }}
-        order by recorded_at desc
-        limit 1
+        where
+            node_id = {{ _text(model.attached_node) }}
+            -- of the model's last build, and of no other
+            and build_number > (select max(build_number) from runs.builds where node_id = {{ _text(model.attached_node) }})
     ),
 
     counted as (

@@ -5,7 +5,7 @@
         {%- for result in results -%}
             {%- set node, failures = result.node, result.failures if result.failures is not none else 'null' -%}
             {%- do rows.append(
-                "(nextval('runs.build_number'), " ~ _text(invocation_id) ~ ', ' ~ _text(node.unique_id) ~ ', ' ~ _text(result.status) ~ ', '
+                "(nextval('runs.build_number'), " ~ _text(invocation_id) ~ ', ' ~ _text(node.unique_id) ~ ', ' ~ _text(result.status) ~ ', null, '
                 ~ failures ~ ', ' ~ result.execution_time ~ ', now())'
             ) -%}
             {%- if node.resource_type == 'test' -%}
@@ -28,7 +28,9 @@
         {%- if rules -%}{%- do run_query(_insert_results(rules)) -%}{%- endif -%}
         {%- if flags.WHICH in ['build', 'run', 'test'] -%}
             {%- set answer = fromjson(
-                run_query('select hubspoke_release(' ~ _text(invocation_id) ~ ')').columns[0].values()[0]
+                run_query(
+                    'select hubspoke_release(' ~ _text(invocation_id) ~ ', ' ~ _text(tojson(invocation_args_dict.get('vars', {}))) ~ ')'
+                ).columns[0].values()[0]
             ) -%}
             {%- if answer.error is defined -%}
                 {%- do exceptions.raise_compiler_error(answer.error) -%}

@@ -13,7 +13,17 @@ from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-PARTS = ["models", "macros", "seeds", "tests/singular", "profiles", "dbt_project.yml", ".sqlfluff", ".sqlfluffignore"]
+PARTS = [
+    "analyses",
+    "models",
+    "macros",
+    "seeds",
+    "tests/singular",
+    "profiles",
+    "dbt_project.yml",
+    ".sqlfluff",
+    ".sqlfluffignore",
+]
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def test_the_source_of_the_guide_lands(sandbox: Sandbox) -> None:
         str(sandbox.root / "exports/loyalty/answers.parquet")
     )
     assert "1 rows  landed" in sandbox.run("hubspoke", "ingest", "loyalty").stdout
-    assert (sandbox.root / "warehouse/landing/loyalty/answers").glob("000001-*/data.parquet")
+    assert list((sandbox.root / "warehouse/landing/loyalty/answers").glob("000001-*/data.parquet"))
 
 
 def test_the_gate_of_the_guide_quarantines(sandbox: Sandbox) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from conftest import Sandbox
 
-from hubspoke.fence import RULES, personal_data_has_a_purpose, violations
+from hubspoke.errors import HubspokeError
+from hubspoke.fence import COMPILED_RULES, RULES, violations
 from hubspoke.manifest import Manifest
 
 Content = dict[str, Any]
@@ -21,6 +22,10 @@ def content(built: Sandbox) -> Content:
 
 @pytest.fixture(scope="module")
 def compiled(content: Content) -> dict[str, str]:
+    return compiled_in(content)
+
+
+def compiled_in(content: Content) -> dict[str, str]:
     return {node_id: node.get("compiled_code") or "" for node_id, node in content["nodes"].items()}
 
 
@@ -41,7 +46,11 @@ def sets(name: str, /, **values: Any) -> Callable[[Content], None]:
 
 
 def writes(name: str, sql: str) -> Callable[[Content], None]:
-    return lambda content: model(content, name).update(raw_code=model(content, name)["raw_code"] + sql)
+    def plant(content: Content) -> None:
+        for code in ("raw_code", "compiled_code"):
+            model(content, name)[code] += sql
+
+    return plant
 
 
 def column(name: str, column_name: str, /, **values: Any) -> Callable[[Content], None]:
@@ -65,7 +74,10 @@ PLANTED = [
     ("reads through ref", writes("mart_sales__departments", "\nunion all select * from core.core_baskets")),
     ("reads through ref", writes("mart_sales__departments", "\nunion all select * from read_parquet('lines.parquet')")),
     ("reads through ref", writes("mart_sales__departments", "\nunion all select * from 'lines.parquet'")),
+    ("reads through ref", writes("mart_sales__departments", ", core.core_baskets")),
     ("spokes are thin", writes("spoke_bi__departments", "\ngroup by department_name")),
+    ("spokes are thin", writes("spoke_bi__departments", ", final as again")),
+    ("names say the room", sets("spoke_bi__departments", original_file_path="models/spokes/spoke_bi__departments.sql")),
     ("names say the room", sets("mart_sales__departments", name="mart_customers__departments")),
     ("names say the room", sets("core_campaigns", name="hub_campaigns")),
     ("yaml beside the model", sets("core_campaigns", patch_path="hubspoke://models/hub/core/_models.yml")),
@@ -88,16 +100,38 @@ def test_the_project_keeps_its_own_rules(content: Content, compiled: dict[str, s
 
 
 @pytest.mark.parametrize(("rule", "plant"), PLANTED, ids=[f"{n}-{rule}" for n, (rule, _) in enumerate(PLANTED)])
-def test_a_breach_is_found(
-    content: Content, compiled: dict[str, str], rule: str, plant: Callable[[Content], None]
-) -> None:
+def test_a_breach_is_found(content: Content, rule: str, plant: Callable[[Content], None]) -> None:
     planted = copy.deepcopy(content)
     plant(planted)
-    assert rule in {violation.rule for violation in violations(Manifest(planted), compiled)}
+    assert rule in {violation.rule for violation in violations(Manifest(planted), compiled_in(planted))}
+
+
+def test_sql_that_only_looks_like_a_table_is_none(content: Content) -> None:
+    planted = copy.deepcopy(content)
+    writes(
+        "mart_sales__departments",
+        "\nwhere department_name is distinct from 'sales from stores' "
+        "and extract(day from coalesce(null, current_date)) > 0 "
+        "and sales_amount > (select max(n) from unnest([1, 2]) as t (n)) -- from core.core_baskets",
+    )(planted)
+    assert violations(Manifest(planted), compiled_in(planted)) == []
+
+
+def test_personal_data_is_found_whatever_the_case_of_its_name(content: Content) -> None:
+    planted = copy.deepcopy(content)
+    leaves_out("crm_winback_letters", "personal_data_purpose")(planted)
+    columns = model(planted, "spoke_crm__winback_audience")["columns"]
+    columns["Age_Range"] = {**columns.pop("age_range"), "name": "Age_Range"}
+    assert "personal data has a purpose" in {v.rule for v in violations(Manifest(planted), compiled_in(planted))}
+
+
+def test_what_was_not_compiled_cannot_pass_as_traced(content: Content, compiled: dict[str, str]) -> None:
+    with pytest.raises(HubspokeError, match="has not been compiled"):
+        violations(Manifest(content), {**compiled, "model.hubspoke.dim_households.v1": ""})
 
 
 def test_every_rule_is_broken_once() -> None:
-    rules = {rule.__name__.replace("_", " ") for rule in [*RULES, personal_data_has_a_purpose]}
+    rules = {rule.__name__.replace("_", " ") for rule in [*RULES, *COMPILED_RULES]}
     assert rules == {rule for rule, _ in PLANTED}
 
 

@@ -19,7 +19,6 @@ def node(name: str, parents: list[str], kind: str = "model", folder: str = "mart
         "name": name,
         "resource_type": kind,
         "original_file_path": f"models/{folder}/{name}.sql",
-        "checksum": {"checksum": f"text of {name}"},
         "depends_on": {"nodes": parents},
     }
 
@@ -37,23 +36,29 @@ MANIFEST = Manifest(
         },
         "sources": {"source.pos": {}},
         "exposures": {},
+        "unit_tests": {"unit_test.mart": {"unique_id": "unit_test.mart", "name": "unit", "model": "model.mart"}},
     }
 )
-TESTS = ["test.core", "test.mart"]
+TESTS = ["test.core", "test.mart", "unit_test.mart"]
+EXPECTED = {name: f"text of {name}" for name in [*MANIFEST.nodes, *MANIFEST.unit_tests]}
+
+
+def ran(name: str, number: int, status: str = "pass", text: str | None = None) -> Result:
+    return Result(number, status, text or f"text of {name}")
 
 
 def state(**changed: Any) -> tuple[dict[str, Build], dict[str, Result]]:
     """A hub after one full green run, with some entries replaced or (None) removed."""
     builds: dict[str, Any] = {name: Build(number, f"text of {name}") for number, name in enumerate(CHAIN)}
-    results: dict[str, Any] = {name: Result(10, "pass") for name in TESTS}
+    results: dict[str, Any] = {name: ran(name, 10) for name in TESTS}
     for name, value in changed.items():
         unique_id = name.replace("__", ".")
-        (results if name.startswith("test") else builds)[unique_id] = value
+        (results if "test" in name else builds)[unique_id] = value
     return {k: v for k, v in builds.items() if v}, {k: v for k, v in results.items() if v}
 
 
 def found(**changed: Any) -> list[tuple[str, str]]:
-    return [(obstacle.node_id, obstacle.kind) for obstacle in obstacles(MANIFEST, *state(**changed))]
+    return [(obstacle.node_id, obstacle.kind) for obstacle in obstacles(MANIFEST, *state(**changed), EXPECTED)]
 
 
 def test_a_full_green_run_may_be_released() -> None:
@@ -65,23 +70,31 @@ def test_a_full_green_run_may_be_released() -> None:
     [
         ({"model__mart": None}, [("model.mart", "missing")]),
         ({"model__mart": Build(2, "older text")}, [("model.mart", "edited")]),
-        ({"model__core": Build(11, "unfinished")}, [("model.core", "edited"), ("model.mart", "outdated")]),
+        ({"model__core": Build(11, None)}, [("model.core", "edited"), ("model.mart", "outdated")]),
         ({"source__pos": Build(12, "new load")}, [("model.core", "outdated")]),
         ({"test__core": None}, [("test.core", "missing")]),
-        ({"test__mart": Result(10, "fail")}, [("test.mart", "red")]),
-        ({"test__mart": Result(10, "skipped")}, [("test.mart", "red")]),
-        ({"test__mart": Result(1, "pass")}, [("test.mart", "outdated")]),
+        ({"test__mart": ran("test.mart", 10, "fail")}, [("test.mart", "red")]),
+        ({"test__mart": ran("test.mart", 10, text="older text")}, [("test.mart", "edited")]),
+        ({"test__mart": ran("test.mart", 1)}, [("test.mart", "outdated")]),
+        ({"unit_test__mart": None}, [("unit_test.mart", "missing")]),
+        ({"unit_test__mart": ran("unit_test.mart", 10, "fail")}, [("unit_test.mart", "red")]),
+        ({"unit_test__mart": ran("unit_test.mart", 1)}, [("unit_test.mart", "outdated")]),
+        ({"test__unreleased": ran("test.unreleased", 10, "fail")}, [("test.unreleased", "red")]),
     ],
 )
 def test_each_gap_is_named(changed: dict[str, Any], expected: list[tuple[str, str]]) -> None:
     assert found(**changed)[: len(expected)] == expected
 
 
-def test_a_warning_is_green_and_what_no_spoke_rests_on_does_not_count() -> None:
-    assert found(test__mart=Result(10, "warn")) == []
+def test_a_warning_is_green_and_what_no_spoke_rests_on_need_not_be_built() -> None:
+    assert found(test__mart=ran("test.mart", 10, "warn")) == []
+    assert OTHER not in state()[0]
+
+
+def test_a_failure_of_what_has_been_edited_since_or_is_gone_does_not_count() -> None:
+    assert found(test__unreleased=ran("test.unreleased", 10, "fail", text="older text")) == []
     builds, results = state()
-    assert OTHER not in builds
-    assert obstacles(MANIFEST, builds, {**results, "test.unreleased": Result(10, "fail")}) == []
+    assert obstacles(MANIFEST, builds, {**results, "test.gone": ran("test.gone", 10, "fail")}, EXPECTED) == []
 
 
 @given(order=st.permutations(CHAIN + TESTS))
@@ -89,7 +102,11 @@ def test_only_upstream_before_downstream_and_tests_last_is_released(order: list[
     """Whatever order builds and tests happened in, only a valid one is free of obstacles."""
     at = {name: number for number, name in enumerate(order)}
     builds = {name: Build(at[name], f"text of {name}") for name in CHAIN}
-    results = {name: Result(at[name], "pass") for name in TESTS}
+    results = {name: ran(name, at[name]) for name in TESTS}
     in_order = [at[name] for name in CHAIN] == sorted(at[name] for name in CHAIN)
-    tested = at["test.core"] > at["model.core"] and at["test.mart"] > max(at["model.mart"], at["model.core"])
-    assert (obstacles(MANIFEST, builds, results) == []) == (in_order and tested)
+    tested = (
+        at["test.core"] > at["model.core"]
+        and at["test.mart"] > max(at["model.mart"], at["model.core"])
+        and at["unit_test.mart"] > at["model.mart"]
+    )
+    assert (obstacles(MANIFEST, builds, results, EXPECTED) == []) == (in_order and tested)

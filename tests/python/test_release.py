@@ -1,5 +1,6 @@
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,6 +79,52 @@ def test_rollback_moves_readers_and_no_data(tmp_path: Path, hub: duckdb.DuckDBPy
     with pytest.raises(HubspokeError, match=r"no release 9. Releases: 1, 2"):
         store.rollback(9)
     assert read(store, "bi", "select count(*) from spoke_bi__sales") == (10,)
+
+
+def test_readers_who_were_taken_back_stay_until_something_changes(
+    tmp_path: Path, hub: duckdb.DuckDBPyConnection
+) -> None:
+    store = ReleaseStore(tmp_path)
+    store.publish(hub, SPOKES, "run 1")
+    hub.execute("delete from spoke_bi__sales where id >= 10")
+    store.publish(hub, SPOKES, "run 2")
+    store.rollback()
+    release, changed = store.publish(hub, SPOKES, "run 3")
+    assert (release.number, changed) == (1, [])
+    hub.execute("delete from spoke_bi__sales where id >= 5")
+    release, changed = store.publish(hub, SPOKES, "run 4")
+    assert (release.number, changed) == (3, ["spoke_bi__sales"])
+
+
+def test_a_copied_store_writes_nothing_into_its_original(tmp_path: Path, hub: duckdb.DuckDBPyConnection) -> None:
+    original, copied = tmp_path / "original", tmp_path / "copied"
+    ReleaseStore(original).publish(hub, SPOKES, "run 1")
+    shutil.copytree(original, copied, symlinks=True)
+    before = sorted(original.rglob("*"))
+    release, changed = ReleaseStore(copied).publish(hub, SPOKES, "run 2")
+    assert sorted(original.rglob("*")) == before
+    shutil.rmtree(original)
+    assert (release.number, len(changed)) == (2, 2)
+    assert read(ReleaseStore(copied), "bi", "select count(*) from spoke_bi__sales") == (100,)
+
+
+def test_a_column_by_any_name_is_seen_to_change(tmp_path: Path, hub: duckdb.DuckDBPyConnection) -> None:
+    hub.execute("create or replace table spoke_bi__sales as select 1 as id, 1 as relation, 1 as amount")
+    store = ReleaseStore(tmp_path)
+    store.publish(hub, SPOKES, "run 1")
+    hub.execute("update spoke_bi__sales set amount = 2")
+    assert store.publish(hub, SPOKES, "run 2")[1] == ["spoke_bi__sales"]
+
+
+def test_a_release_is_only_read(tmp_path: Path, hub: duckdb.DuckDBPyConnection) -> None:
+    store = ReleaseStore(tmp_path / "store")
+    store.publish(hub, SPOKES, "run 1")
+    (tmp_path / "secret.csv").write_text("a\n1\n")
+    with store.connect() as connection:
+        assert connection.execute("select count(*) from spoke_bi__sales").fetchone() == (100,)
+        for refused in (f"from '{tmp_path}/secret.csv'", f"copy (select 1) to '{tmp_path}/x.csv'", "set threads = 1"):
+            with pytest.raises(duckdb.Error):
+                connection.execute(refused)
 
 
 def test_the_iceberg_tables_answer_for_every_release(tmp_path: Path, hub: duckdb.DuckDBPyConnection) -> None:

@@ -21,7 +21,7 @@ final as (
         min(basket_lines.purchase_date) as purchase_date,
         min(basket_lines.purchase_hour) as purchase_hour,
         min(basket_lines.week_number) as week_number,
-        count(*) as line_count,
+        cast(sum(case when basket_lines.line_type not in ('coupon', 'void') then 1 else 0 end) as bigint) as line_count,
         cast(sum(basket_lines.item_count) as bigint) as item_count,
         count(distinct products.department_name) as department_count,
         count(distinct products.category_name) as category_count,

@@ -23,7 +23,7 @@ summed as (
 
 ),
 
-final as (
+ranked as (
 
     select
         summed.household_id,
@@ -31,17 +31,27 @@ final as (
         cast({{ dbt.datediff('summed.last_purchase_date', 'as_of.as_of_date', 'day') }} as int) as recency_days,
         summed.basket_count,
         summed.sales_amount,
-        cast(ntile(5) over (
-            order by summed.last_purchase_date asc nulls first, summed.household_id asc nulls last
-        ) as int) as recency_score,
-        cast(ntile(5) over (
-            order by summed.basket_count asc nulls first, summed.household_id asc nulls last
-        ) as int) as frequency_score,
-        cast(ntile(5) over (
-            order by summed.sales_amount asc nulls first, summed.household_id asc nulls last
-        ) as int) as monetary_score
+        percent_rank() over (order by summed.last_purchase_date asc nulls first) as recency_rank,
+        percent_rank() over (order by summed.basket_count asc nulls first) as frequency_rank,
+        percent_rank() over (order by summed.sales_amount asc nulls first) as monetary_rank
     from summed
     cross join as_of
+
+),
+
+-- fifths by rank, from 0 to 1: households that are equal score equally, so the fifths are not of quite the same size
+final as (
+
+    select
+        household_id,
+        last_purchase_date,
+        recency_days,
+        basket_count,
+        sales_amount,
+        cast(least(floor(recency_rank * 5), 4) as int) + 1 as recency_score,
+        cast(least(floor(frequency_rank * 5), 4) as int) + 1 as frequency_score,
+        cast(least(floor(monetary_rank * 5), 4) as int) + 1 as monetary_score
+    from ranked
 
 )
 

@@ -29,10 +29,7 @@ sales as (
     where
         basket_lines.line_type = 'sale'
         and stores.has_promotion_plan
-    group by
-        basket_lines.product_id,
-        basket_lines.store_id,
-        basket_lines.week_number
+    group by all
 
 ),
 
@@ -43,9 +40,16 @@ pairs as (
         store_id,
         sum(item_count) as item_count
     from sales
-    group by
-        product_id,
-        store_id
+    group by all
+
+),
+
+store_weeks as (
+
+    select distinct
+        store_id,
+        week_number
+    from sales
 
 ),
 
@@ -53,12 +57,13 @@ trading_weeks as (
 
     select
         store_id,
-        count(distinct week_number) as week_count
-    from sales
+        count(*) as week_count
+    from store_weeks
     group by store_id
 
 ),
 
+-- weeks in which the store sold nothing at all tell nothing
 promoted_weeks as (
 
     select
@@ -71,6 +76,10 @@ promoted_weeks as (
         coalesce(sales.item_count, 0) as item_count,
         coalesce(sales.sales_amount, 0) as sales_amount
     from promotions
+    inner join store_weeks
+        on
+            promotions.store_id = store_weeks.store_id
+            and promotions.week_number = store_weeks.week_number
     inner join pairs
         on
             promotions.product_id = pairs.product_id
@@ -91,9 +100,7 @@ promoted_pairs as (
         count(*) as week_count,
         sum(item_count) as item_count
     from promoted_weeks
-    group by
-        product_id,
-        store_id
+    group by all
 
 ),
 
@@ -135,11 +142,7 @@ final as (
         on
             promoted_weeks.product_id = baselines.product_id
             and promoted_weeks.store_id = baselines.store_id
-    group by
-        promoted_weeks.display_location_code,
-        promoted_weeks.display_location_name,
-        promoted_weeks.mailer_location_code,
-        promoted_weeks.mailer_location_name
+    group by all
 
 )
 

@@ -1,0 +1,80 @@
+"""What a node is made of, as one hash: equal hashes mean that building or testing it again would run the same SQL."""
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from hubspoke.manifest import Manifest, Node, meta
+
+SETTINGS_OF_A_MODEL = (
+    "materialized",
+    "contract",
+    "column_types",
+    "delimiter",
+    "quote_columns",
+    "database",
+    "schema",
+    "alias",
+)
+SETTINGS_OF_A_TEST = ("where", "severity", "warn_if", "error_if", "fail_calc", "limit", "meta")
+
+
+def fingerprints(manifest: Manifest, variables: dict[str, Any], exceptions: list[list[str]]) -> dict[str, str]:
+    """Hash every model, seed, data test and unit test of a project.
+
+    Args:
+        manifest: The project as parsed.
+        variables: Values of dbt's variables.
+        exceptions: Lines of ``seeds/rule_exceptions.csv``, model first: what the quality gate lets through.
+
+    Returns:
+        Hash by unique id: of the text, of the macros that it calls and those that they call, of the variables that
+        these read, and of the settings that change what runs; of a model also of the rules that take rows out of it, of
+        a unit test of its rows.
+    """
+    tests = {test["unique_id"]: _hash(_parts(manifest, test, variables, SETTINGS_OF_A_TEST)) for test in manifest.tests}
+    taking_out: dict[str, list[str]] = {}
+    for test in manifest.tests:
+        if meta(test).get("on_failure") in {"quarantine", "drop"}:
+            taking_out.setdefault(test.get("attached_node") or "", []).append(tests[test["unique_id"]])
+    found = dict(tests)
+    for node_id, node in manifest.nodes.items():
+        if node["resource_type"] in {"model", "seed"}:
+            parts = _parts(manifest, node, variables, SETTINGS_OF_A_MODEL)
+            parts["types"] = {name: column.get("data_type") for name, column in node["columns"].items()}
+            parts["rules"] = sorted(taking_out.get(node_id, []))
+            parts["exceptions"] = [line for line in exceptions if line[0] == node["name"]] if parts["rules"] else []
+            found[node_id] = _hash(parts)
+    for node_id, node in manifest.unit_tests.items():
+        found[node_id] = _hash({key: node.get(key) for key in ("model", "given", "expect", "overrides")})
+    return found
+
+
+def _parts(manifest: Manifest, node: Node, variables: dict[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
+    macros = {macro_id: manifest.macros[macro_id]["macro_sql"] for macro_id in _called(manifest, node)}
+    text = "\n".join([node.get("raw_code") or "", *macros.values()])
+    read = set(re.findall(r"\bvar\(\s*['\"](\w+)", text))
+    return {
+        "text": node["checksum"] if node["resource_type"] != "test" else node["raw_code"],
+        "arguments": (node.get("test_metadata") or {}).get("kwargs"),
+        "macros": macros,
+        "variables": {name: variables.get(name) for name in sorted(read)},
+        "settings": {name: node["config"].get(name) for name in settings},
+    }
+
+
+def _called(manifest: Manifest, node: Node) -> list[str]:
+    """Macros that a node calls, directly or through other macros, in a stable order."""
+    found: set[str] = set()
+    waiting = list(node["depends_on"].get("macros", []))
+    while waiting:
+        macro_id = waiting.pop()
+        if macro_id not in found and macro_id in manifest.macros:
+            found.add(macro_id)
+            waiting += manifest.macros[macro_id]["depends_on"]["macros"]
+    return sorted(found)
+
+
+def _hash(parts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
