@@ -1,6 +1,7 @@
 """``hubspoke build``: dbt's own build, with live progress on a terminal and a summary at the end."""
 
 import os
+import re
 import shutil
 import sys
 import threading
@@ -17,6 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from hubspoke.errors import HubspokeError
 from hubspoke.landing import LandingZone
 from hubspoke.project import Project
+from hubspoke.quality import held_back, open_hub
 from hubspoke.release import ReleaseStore
 from hubspoke.sources import read_sources
 
@@ -27,7 +29,8 @@ class Watch:
 
     Attributes:
         total: Nodes that this run will execute.
-        done: Nodes that ended, by resource type.
+        ended: Nodes that ended, by resource type, those that were skipped included.
+        done: Nodes that ran to their end, whatever they found, by resource type.
         problems: One message for each node that failed or warned.
         running: Name of the node that each thread is at, by thread identifier.
         failed: Nodes that failed.
@@ -37,6 +40,7 @@ class Watch:
     """
 
     total: int = 0
+    ended: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     failed: int = 0
@@ -48,7 +52,7 @@ class Watch:
     @property
     def finished(self) -> int:
         """Nodes that ended, out of ``total``; dbt runs a model's unit tests with the model and counts them there."""
-        return self.done.total() - self.done["unit_test"] - self.done["operation"]
+        return self.ended.total() - self.ended["unit_test"] - self.ended["operation"]
 
     def __call__(self, event: Any) -> None:
         """Take one dbt event; dbt calls this on the thread that the event comes from."""
@@ -60,20 +64,25 @@ class Watch:
             self.running[threading.get_ident()] = data.node_info.node_name
         elif info.name == "NodeFinished":
             self.running.pop(threading.get_ident(), None)
-            self.done[data.node_info.resource_type] += 1
-            if data.node_info.node_status in {"error", "fail", "warn", "runtime error"}:
-                is_warning = data.node_info.node_status == "warn"
+            node, status = data.node_info, data.node_info.node_status
+            self.ended[node.resource_type] += 1
+            if status in {"success", "pass", "warn", "fail"}:
+                self.done[node.resource_type] += 1
+            if status in {"error", "fail", "warn", "runtime error"}:
+                is_warning = status == "warn"
                 self.failed, self.warned = self.failed + (not is_warning), self.warned + is_warning
-                self.problems.append(
-                    f"{data.node_info.node_status}: {data.node_info.node_name} ({data.node_info.node_path})"
-                )
-                message = data.run_result.message.strip()
-                if message:
-                    self.problems += [f"    {line}" for line in message.splitlines()]
+                self._tell(f"{status}: {node.node_name}", data.run_result.message)
         elif info.name == "JinjaLogInfo" and data.msg.startswith(("Release", "Not released")):
             self.outcome = data.msg
         elif info.name in {"MainEncounteredError", "CatchableExceptionOnRun"}:
-            self.problems += str(info.msg).splitlines()
+            self._tell("", str(info.msg))
+
+    def _tell(self, heading: str, message: str) -> None:
+        """Keep a message once, without colours and without the list of macros that it came through."""
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", message.strip()).splitlines()
+        told = [f"    {line}" if heading else line for line in lines if not line.strip().startswith("> ")]
+        if not any(line.strip() and line.strip() in "\n".join(self.problems) for line in told[1:2]):
+            self.problems += [heading, *told] if heading else told
 
 
 def build(project: Project, select: tuple[str, ...], console: Console) -> bool:
@@ -117,7 +126,11 @@ def build(project: Project, select: tuple[str, ...], console: Console) -> bool:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if result.exception and not watch.problems:
         raise HubspokeError(str(result.exception))
-    if watch.done["model"]:
+    if not watch.ended and result.success:
+        raise HubspokeError(
+            f"nothing in the project matches: {' '.join(select)}. Try: dbt ls --select {' '.join(select)}"
+        )
+    if watch.ended["model"]:
         _summarise(project, watch, time.monotonic() - started, console)
     return bool(result.success)
 
@@ -156,41 +169,49 @@ def _show(watch: Watch, console: Console, finished: threading.Event) -> None:
             if watch.total:
                 progress.update(whole, description="building", total=watch.total, completed=watch.finished)
             for thread, name in list(watch.running.items()):
-                cursor = cursors.get(thread)
-                share = cursor.query_progress() if cursor is not None else -1
+                share = _share_done(cursors.get(thread))
                 if share >= 0:
-                    tasks.setdefault(name, progress.add_task(f"  {name}", total=100))
+                    if name not in tasks:
+                        tasks[name] = progress.add_task(f"  {name}", total=100)
                     progress.update(tasks[name], completed=share)
             for name in tasks.keys() - set(watch.running.values()):
                 progress.remove_task(tasks.pop(name))
+
+
+def _share_done(cursor: duckdb.DuckDBPyConnection | None) -> float:
+    """Per cent of the statement that a cursor runs; negative where it runs none, or has just been closed."""
+    try:
+        return cursor.query_progress() if cursor is not None else -1
+    except duckdb.Error:
+        return -1
 
 
 def _summarise(project: Project, watch: Watch, seconds: float, console: Console) -> None:
     zone = LandingZone(project.landing)
     loads = [zone.current(table.source, table.table) for table in read_sources(project.root)]
     landed = [load for load in loads if load]
-    with duckdb.connect(project.hub, read_only=True) as hub:
-        quarantined, dropped = hub.execute(
-            """
-            select coalesce(sum(rows_quarantined), 0), coalesce(sum(rows_dropped), 0)
-            from (
-                select * from quality.ledger
-                qualify row_number() over (partition by model order by recorded_at desc) = 1
-            )
-            """
-        ).fetchone() or (0, 0)
+    with open_hub(project) as hub:
+        quarantined, dropped = held_back(hub)
     current = ReleaseStore(project.release).current()
+    command = "hubspoke" if shutil.which("hubspoke") else f"{os.path.relpath(Path(sys.executable).parent)}/hubspoke"
+    readers_see = f"readers keep release {current.number}" if current else "there is none yet"
     lines = {
         "landed": f"{sum(load.rows for load in landed):,} rows in {len(landed)} tables",
-        "built": f"{watch.done['model']} models in {seconds:.0f} s",
-        "checked": f"{watch.done['test']} rules and {watch.done['unit_test']} unit tests: "
+        "built": f"{_count(watch.done['model'], 'model')} in {seconds:.0f} s",
+        "checked": f"{_count(watch.done['test'], 'rule')} and {_count(watch.done['unit_test'], 'unit test')}: "
         f"{watch.failed} failed, {watch.warned} warned",
         "held back": f"{quarantined:,} rows quarantined, {dropped:,} dropped by a declared filter",
-        "release": watch.outcome or "none",
-        "next": "fix what is named above, then: hubspoke build",
+        "release": watch.outcome or f"None was made; {readers_see}.",
     }
-    if current and not watch.failed:
-        command = "hubspoke" if shutil.which("hubspoke") else f"{os.path.relpath(Path(sys.executable).parent)}/hubspoke"
+    if watch.problems and not watch.outcome.startswith("Release"):
+        lines["next"] = f"put right what is named above, then: {command} build"
+    elif current and watch.outcome.startswith("Release"):
         lines["next"] = f'{command} query "select * from {min(current.relations)} limit 10"'
+    else:
+        lines["next"] = f"{command} build"
     for name, text in lines.items():
         console.print(f"{name:<10} {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -87,6 +87,21 @@ def histories(project: Project) -> list[RuleHistory]:
     return [RuleHistory(*row) for row in rows]
 
 
+CURRENT_LEDGER = """
+    select * from quality.ledger
+    where build_number > (select max(build_number) from runs.builds where builds.node_id = ledger.node_id)
+"""
+"""SQL: the ledger's rows of each model's last build; a model that rules take nothing out of any more has none."""
+
+
+def held_back(hub: duckdb.DuckDBPyConnection) -> tuple[int, int]:
+    """Count the rows that are held back now: quarantined, and dropped by a declared filter."""
+    row = hub.execute(
+        f"select coalesce(sum(rows_quarantined), 0), coalesce(sum(rows_dropped), 0) from ({CURRENT_LEDGER})"
+    ).fetchone()
+    return row or (0, 0)
+
+
 def open_hub(project: Project) -> duckdb.DuckDBPyConnection:
     """Open the hub's file to read what runs have noted in it.
 

@@ -11,7 +11,7 @@ from hubspoke.errors import HubspokeError
 from hubspoke.lineage import Lineage
 from hubspoke.manifest import Manifest
 from hubspoke.project import Project
-from hubspoke.quality import open_hub
+from hubspoke.quality import CURRENT_LEDGER, open_hub
 
 MASK = "•••"
 """What stands for a value that describes a person."""
@@ -106,10 +106,10 @@ class Quarantine:
         return int(row[0])
 
     def _models(self) -> list[str]:
-        tables = self._hub.execute(
-            "select table_name from duckdb_tables() where schema_name = 'quarantine' order by all"
+        rows = self._hub.execute(
+            f"select model from ({CURRENT_LEDGER}) where rows_quarantined > 0 order by all"
         ).fetchall()
-        return [name for (name,) in tables]
+        return [name for (name,) in rows]
 
     def _known(self, model: str) -> None:
         if model not in self._models():

@@ -297,6 +297,7 @@ def release_run(
     faults = violations(manifest, compiled)
     if faults:
         raise HubspokeError("\n".join([f"the project breaks its own rules; {readers_see}.", *map(str, faults)]))
+    before = max(store.releases(), key=lambda known: known.number, default=None)
     release, changed = store.publish(hub, manifest.spokes, run_id)
     newest = max(known.number for known in store.releases())
     if release.number != newest:
@@ -304,9 +305,11 @@ def release_run(
             f"Release {release.number} stays current: readers were taken back to it, and nothing has changed since "
             f"release {newest}."
         )
-    if not changed:
+    if current and release.number == current.number:
         return f"Release {release.number} is still current: no relation changed."
-    return f"Released {release.number}: {len(changed)} of {len(release.relations)} relations changed."
+    gone = len((before.relations if before else {}).keys() - release.relations.keys())
+    removed = f", {gone} removed" if gone else ""
+    return f"Released {release.number}: {len(changed)} of {len(release.relations)} relations changed{removed}."
 
 
 def _note_fingerprints(hub: duckdb.DuckDBPyConnection, run_id: str, now: dict[str, str]) -> None:

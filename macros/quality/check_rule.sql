@@ -63,6 +63,9 @@
     {%- for name in settings if name not in known -%}
         {%- do faults.append('config.meta has no ' ~ name ~ _suggest(name, known)) -%}
     {%- endfor -%}
+    {%- for name in known if test.config.get(name) is not none -%}
+        {%- do faults.append(name ~ ' stands in config.meta, not in config: config: { meta: { ' ~ name ~ ': ' ~ test.config.get(name) ~ ' } }') -%}
+    {%- endfor -%}
     {%- if action is not none and action not in actions -%}
         {%- do faults.append('on_failure cannot be ' ~ action ~ _suggest(action, actions)) -%}
     {%- endif -%}
@@ -70,7 +73,7 @@
         {%- do faults.append('judges a whole table, so it cannot ' ~ action ~ ' rows; on_failure: warn or fail') -%}
     {%- endif -%}
     {%- if action == 'warn' and test.config.severity | lower != 'warn' or action == 'fail' and test.config.severity | lower == 'warn' -%}
-        {%- do faults.append('on_failure: ' ~ action ~ ' and severity: ' ~ test.config.severity | lower ~ ' contradict each other') -%}
+        {%- do faults.append('on_failure: ' ~ action ~ ' and severity: ' ~ test.config.severity | lower ~ ' contradict each other; on_failure: warn goes with severity: warn') -%}
     {%- endif -%}
     {%- set share = settings.get('max_failed_share') -%}
     {%- if share is not none and (share is not number or share < 0 or share > 1) -%}

@@ -235,7 +235,8 @@
     from figures
 {% endmacro %}
 
-{#- failures is what the test node is to report: nothing for rows that the gate took out, and nothing up to max_failed_share. -#}
+{#- failures is what the test node is to report: nothing up to max_failed_share, and for rows that the gate took out only where a threshold
+    (warn_if, error_if) is set on their number. -#}
 {% macro _insert_measurements(rules, measured) %}
     insert into quality.measurements
     select nextval('runs.build_number'), {{ _text(invocation_id) }}, {{ _text(model.name) }}, *, now()
@@ -245,8 +246,8 @@
         {%- set failed = measured.failed[rule.id] -%}
         {%- set observed = measured.observed.get(rule.id) -%}
         {%- set share = rule.max_failed_share -%}
-        {%- set reported = (rule.on_failure in ['warn', 'fail'] and share is none)
-            or (share is not none and failed > share * measured.rows) %}
+        {%- set reported = failed > share * measured.rows if share is not none
+            else rule.on_failure in ['warn', 'fail'] or rule.has_threshold %}
         (
             {{ _text(rule.id) }}, {{ _text(rule.definition) }}, {{ measured.rows }}, {{ failed }}, {{ failed if reported else 0 }},
             {{ _text(observed) if observed is not none else 'null' }}

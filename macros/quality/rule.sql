@@ -76,6 +76,7 @@
         'on_failure': settings.get('on_failure') or ('warn' if test.config.severity | lower == 'warn' else 'fail'),
         'where': test.config.where | default(none),
         'max_failed_share': settings.get('max_failed_share'),
+        'has_threshold': test.config.error_if | default('!= 0') != '!= 0' or test.config.warn_if | default('!= 0') != '!= 0',
         'column': adapter.quote(arguments.column_name) if arguments.get('column_name') else none,
         'columns': _quoted(arguments.get('columns') or []),
         'other': others | first | default(none),

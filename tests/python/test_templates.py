@@ -1,6 +1,7 @@
 """Every quality template on data that keeps its rule and on data that breaks it, by the gate and by a scan."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -295,6 +296,23 @@ NEEDS_TWO_MODELS = {"rows_conserved"}  # test_quality.py
 def test_every_template_is_here() -> None:
     templates = {path.stem for path in (ROOT / "macros/quality").glob("*.sql") if "{% test " in path.read_text()}
     assert templates == {case.template for case in CASES.values()} | NEEDS_A_RELEASE | NEEDS_TWO_MODELS
+
+
+def test_every_template_is_documented_with_its_parameters() -> None:
+    macros = yaml.safe_load((ROOT / "macros/_macros.yml").read_text())["macros"]
+    documented = {
+        macro["name"].removeprefix("test_"): {argument["name"] for argument in macro.get("arguments", [])}
+        for macro in macros
+        if macro["name"].startswith("test_")
+    }
+    declared = {}
+    for path in (ROOT / "macros/quality").glob("*.sql"):
+        parameters = re.search(rf"macro {path.stem}__parameters\(\).*?endmacro", path.read_text(), flags=re.DOTALL)
+        if parameters:
+            declared[path.stem] = set(re.findall(r"'(\w+)': '", parameters.group()))
+    assert documented == declared
+    guide = (ROOT / "docs/adding.md").read_text()
+    assert [template for template in declared if f"`{template}`" not in guide] == []
 
 
 def identifier(title: str) -> str:
