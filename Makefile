@@ -26,7 +26,7 @@ build: install ## Land the data, build, test and release it.
 	@$(BIN)/hubspoke build
 
 test: install ## Run the whole test suite.
-	@$(BIN)/pytest -n 2 --dist loadgroup
+	@$(BIN)/pytest -n 2
 
 lint: install ## Check SQL, Python and the rules of the house.
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -146,8 +146,9 @@ def check() -> None:
     from hubspoke.manifest import Manifest, compile_project
 
     project = Project.find()
-    compiled = compile_project(project.root)
-    found = violations(Manifest.read(project.root), compiled)
+    with Console(stderr=True).status("compiling the project"):
+        compiled = compile_project(project.root)
+        found = violations(Manifest.read(project.root), compiled)
     for violation in found:
         click.echo(str(violation))
     if found:
@@ -221,7 +222,8 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Stopped. Readers see what they saw before.", err=True)
         sys.exit(130)
     except BrokenPipeError:  # whoever read this, head for one, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

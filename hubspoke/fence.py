@@ -241,9 +241,9 @@ def violations(manifest: Manifest, compiled: dict[str, str]) -> list[Violation]:
         compiled: Compiled SQL of its models, by unique id.
     """
     found = [(rule.__name__, node, message) for rule in RULES for node, message in rule(manifest)]
-    found += [
-        (compiled_rule.__name__, node, message)
-        for compiled_rule in COMPILED_RULES
-        for node, message in compiled_rule(manifest, compiled)
-    ]
+    for compiled_rule in COMPILED_RULES:
+        breaches = list(compiled_rule(manifest, compiled))
+        found += [(compiled_rule.__name__, node, message) for node, message in breaches]
+        if breaches and compiled_rule is reads_through_ref:
+            break  # what is read by its name cannot be traced any further
     return [Violation(rule.replace("_", " "), node["original_file_path"], message) for rule, node, message in found]

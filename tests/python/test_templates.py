@@ -350,8 +350,8 @@ def outcomes(project: Sandbox) -> dict[str, tuple[str, int]]:
     results = json.loads((project.root / "target/run_results.json").read_text())["results"]
     found = {}
     for result in results:
-        name = result["unique_id"].split(".")[2]
-        if name.startswith("rule_"):
+        kind, _, name = result["unique_id"].split(".")[:3]
+        if kind == "test":
             found[name] = (result["status"], result["failures"])
     return found
 
