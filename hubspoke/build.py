@@ -106,7 +106,8 @@ def build(project: Project, select: tuple[str, ...], console: Console) -> bool:
     _refuse_if_busy(project)
     watch = Watch()
     started = time.monotonic()
-    arguments = ["build", "--quiet"]
+    # writing every statement to dbt.log costs a tenth of the build; plain dbt does
+    arguments = ["build", "--quiet", "--log-level-file", "info"]
     if select:
         arguments += ["--select", *select]
     os.chdir(project.root)  # where dbt looks for its project and its profile

@@ -63,7 +63,6 @@ trading_weeks as (
 
 ),
 
--- weeks in which the store sold nothing at all tell nothing
 promoted_weeks as (
 
     select
@@ -76,10 +75,6 @@ promoted_weeks as (
         coalesce(sales.item_count, 0) as item_count,
         coalesce(sales.sales_amount, 0) as sales_amount
     from promotions
-    inner join store_weeks
-        on
-            promotions.store_id = store_weeks.store_id
-            and promotions.week_number = store_weeks.week_number
     inner join pairs
         on
             promotions.product_id = pairs.product_id
@@ -89,6 +84,13 @@ promoted_weeks as (
             promotions.product_id = sales.product_id
             and promotions.store_id = sales.store_id
             and promotions.week_number = sales.week_number
+    -- a week in which the store sold nothing at all tells nothing
+    where (promotions.store_id, promotions.week_number) in (
+        select
+            store_id,
+            week_number
+        from store_weeks
+    )
 
 ),
 
