@@ -44,7 +44,7 @@ pairs as (
 
 ),
 
-store_weeks as (
+weeks_with_sales as (
 
     select distinct
         store_id,
@@ -58,7 +58,7 @@ trading_weeks as (
     select
         store_id,
         count(*) as week_count
-    from store_weeks
+    from weeks_with_sales
     group by store_id
 
 ),
@@ -84,13 +84,12 @@ promoted_weeks as (
             promotions.product_id = sales.product_id
             and promotions.store_id = sales.store_id
             and promotions.week_number = sales.week_number
-    -- a week in which the store sold nothing at all tells nothing
     where (promotions.store_id, promotions.week_number) in (
-        select
-            store_id,
-            week_number
-        from store_weeks
-    )
+            select
+                store_id,
+                week_number
+            from weeks_with_sales
+        )
 
 ),
 
