@@ -106,6 +106,9 @@ def measure(folder: Path) -> dict[str, Cost]:
     warehouse = folder / "warehouse"
     itself = [sys.executable, __file__]
     costs = {
+        # another warehouse is another profile to dbt: the first parse with it is a full one, and no build's own
+        "parse": run(warehouse, BIN / "dbt", "parse", "--quiet"),
+        "start": run(warehouse, BIN / "dbt", "parse", "--quiet"),
         "landing": run(warehouse, BIN / "hubspoke", "ingest"),
         "copy": run(warehouse, *itself, "copy", folder / "copied"),
         "landing again": run(warehouse, BIN / "hubspoke", "ingest"),
@@ -113,7 +116,6 @@ def measure(folder: Path) -> dict[str, Cost]:
         # each test as a query of its own: in a build, most take what the gate has counted
         "compile": run(warehouse, BIN / "dbt", "compile", "--quiet"),
         "sql": run(warehouse, *itself, "sql", warehouse),
-        "start": run(warehouse, BIN / "dbt", "parse", "--quiet"),
         "build again": run(warehouse, BIN / "hubspoke", "build"),
     }
     return costs
