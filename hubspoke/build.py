@@ -194,7 +194,9 @@ def _summarise(project: Project, watch: Watch, seconds: float, console: Console)
     with open_hub(project) as hub:
         quarantined, dropped = held_back(hub)
     current = ReleaseStore(project.release).current()
-    command = "hubspoke" if shutil.which("hubspoke") else f"{os.path.relpath(Path(sys.executable).parent)}/hubspoke"
+    here = Path(sys.executable).parent
+    is_active = shutil.which("hubspoke") == str(here / "hubspoke")
+    command = "hubspoke" if is_active else f"{os.path.relpath(here)}/hubspoke"
     readers_see = f"readers keep release {current.number}" if current else "there is none yet"
     lines = {
         "landed": f"{sum(load.rows for load in landed):,} rows in {len(landed)} tables",
