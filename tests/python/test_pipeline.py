@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from typing import IO
 
 import duckdb
 import pytest
@@ -26,6 +27,22 @@ def spoil_a_basket(sandbox: Sandbox) -> None:
     )
     file.rename(file.with_suffix(".sent"))
     spoilt.replace(file)
+
+
+def build_until(sandbox: Sandbox, *words: str) -> tuple[subprocess.Popen[str], IO[str]]:
+    """Start dbt build and return as soon as it prints a line with these words; it goes on."""
+    process = subprocess.Popen(
+        [BIN / "dbt", "build"],
+        cwd=sandbox.root,
+        env={**os.environ, "HUBSPOKE_WAREHOUSE": "warehouse"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    for line in process.stdout:
+        if all(word in line for word in words):
+            break
+    return process, process.stdout
 
 
 def test_the_build_ends_with_what_it_did_and_what_to_type_next(built: Sandbox) -> None:
@@ -133,17 +150,7 @@ def test_rollback_moves_readers_by_command(sandbox: Sandbox) -> None:
 
 
 def test_a_killed_build_releases_nothing_and_the_next_one_is_whole(sandbox: Sandbox) -> None:
-    process = subprocess.Popen(
-        [BIN / "dbt", "build"],
-        cwd=sandbox.root,
-        env={**os.environ, "HUBSPOKE_WAREHOUSE": "warehouse"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    for line in process.stdout:
-        if "OK created" in line and "core_baskets" in line:
-            break
+    process, _ = build_until(sandbox, "core.core_baskets", "OK created")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert current(sandbox) == ""
@@ -155,20 +162,10 @@ def test_a_killed_build_releases_nothing_and_the_next_one_is_whole(sandbox: Sand
 
 def test_ingestion_while_a_build_runs_waits_for_the_next_build(sandbox: Sandbox) -> None:
     """A build reads one state of the landing zone from its first model to its last."""
-    process = subprocess.Popen(
-        [BIN / "dbt", "build"],
-        cwd=sandbox.root,
-        env={**os.environ, "HUBSPOKE_WAREHOUSE": "warehouse"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    for line in process.stdout:
-        if "OK hook: hubspoke.on-run-start" in line:
-            break
+    process, output = build_until(sandbox, "OK hook: hubspoke.on-run-start.2")
     spoil_a_basket(sandbox)
     sandbox.run("hubspoke", "ingest", "pos")
-    rest = process.stdout.read()
+    rest = output.read()
     assert process.wait() == 0, rest
     assert "Released 1" in rest
     assert sandbox.run("hubspoke", "build", check=False).returncode == 1
