@@ -145,6 +145,14 @@ def test_figures_that_only_the_hub_can_tell(whole: Sandbox) -> None:
     assert whole.query("select count(*) from facade.dim_products_v1 where is_inferred") == [(20,)]
     assert whole.query("select count(*) from facade.dim_stores_v1") == [(457,)]
     assert whole.query("select count(*) from facade.dim_dates_v1 where week_number = 1 and is_trading_day") == [(1,)]
+    # of the promotions planned twice, those whose displays agree
+    assert whole.query(
+        "select count(*) from quarantine.core_promotions inner join core.core_promotions as kept "
+        "using (product_id, store_id, week_number, display_location_code)"
+    ) == [(37,)]
+    assert whole.query(
+        "select count(*) from core.core_basket_lines where coupon_match_discount_amount > coupon_discount_amount"
+    ) == [(4,)]
     # by UTC dates, redemptions would miss their baskets: the reason for the stores' clock
     assert whole.query(
         "select count(*) from facade.fct_coupon_redemptions_v1 as redemption where not exists (select 1 from "
