@@ -55,10 +55,11 @@ final as (
         cast(ntile(10) over (
             order by sales_amount asc nulls first, household_id asc nulls last
         ) as int) as value_decile,
-        sum(cast(sales_amount as double)) over (
+        -- summed as decimals: doubles would add up differently in another order
+        cast(sum(sales_amount) over (
             order by sales_amount desc nulls last, household_id asc nulls last
             rows between unbounded preceding and current row
-        ) / sum(cast(sales_amount as double)) over () as cumulative_sales_share
+        ) as double) / cast(sum(sales_amount) over () as double) as cumulative_sales_share
     from summed
 
 )

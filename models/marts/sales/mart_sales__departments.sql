@@ -37,7 +37,7 @@ final as (
         household_count,
         item_count,
         sales_amount,
-        cast(sales_amount as double) / nullif(sum(cast(sales_amount as double)) over (), 0) as sales_share,
+        cast(sales_amount as double) / nullif(cast(sum(sales_amount) over () as double), 0) as sales_share,
         cast(private_brand_sales_amount as double) / nullif(cast(sales_amount as double), 0) as private_brand_share
     from summed
 
