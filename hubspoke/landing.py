@@ -15,7 +15,7 @@ import duckdb
 from pydantic import BaseModel
 
 from hubspoke.errors import HubspokeError
-from hubspoke.files import UNFINISHED, commit_folder, exclusive
+from hubspoke.files import UNFINISHED, commit_folder, exclusive, quoted
 from hubspoke.sources import SourceTable
 
 Progress = Callable[[str, float], None]
@@ -131,8 +131,8 @@ def _write(table: SourceTable, folder: Path, load_id: str, fingerprint: str, pro
     query = f"""
         copy (
             select *, '{load_id}' as _load_id, timestamp '{loaded_at:%Y-%m-%d %H:%M:%S}' as _loaded_at
-            from read_parquet('{_quoted(table.path)}')
-        ) to '{_quoted(data)}' (format parquet)
+            from read_parquet('{quoted(table.path)}')
+        ) to '{quoted(data)}' (format parquet)
     """
     with duckdb.connect() as connection:
         connection.execute("set preserve_insertion_order = false")
@@ -176,7 +176,3 @@ def _watched(connection: duckdb.DuckDBPyConnection, query: str, progress: Callab
         done.set()
         watcher.join()
     return int(row[0]) if row else 0
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")

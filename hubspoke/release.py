@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from hubspoke.errors import HubspokeError
 from hubspoke.fence import violations
-from hubspoke.files import UNFINISHED, commit_folder, exclusive, point, sync, sync_tree
+from hubspoke.files import UNFINISHED, commit_folder, exclusive, point, quoted, sync, sync_tree
 from hubspoke.fingerprint import fingerprints
 from hubspoke.manifest import Manifest, Node, spoke_of
 from hubspoke.project import Project
@@ -110,7 +110,7 @@ class ReleaseStore:
         connection = duckdb.connect()
         for name, relation in self.get(number).relations.items():
             connection.execute(f"create view {name} as {self._select(relation)}")
-        connection.execute(f"set allowed_directories = ['{_quoted(self.root)}/tables']")
+        connection.execute(f"set allowed_directories = ['{quoted(self.root)}/tables']")
         connection.execute("set enable_external_access = false; set lock_configuration = true")
         return connection
 
@@ -121,7 +121,7 @@ class ReleaseStore:
         return self._select(relation) if relation else ""
 
     def _select(self, relation: Relation) -> str:
-        files = ", ".join(f"'{_quoted(self.root / name)}'" for name in relation.files)
+        files = ", ".join(f"'{quoted(self.root / name)}'" for name in relation.files)
         return f"select * from read_parquet([{files}])"
 
     def rollback(self, number: int | None = None) -> Release:
@@ -210,7 +210,7 @@ class ReleaseStore:
         folder = self.root / "tables" / relation.spoke / node["name"]
         file = folder / "data" / f"{uuid.uuid4()}.parquet"
         file.parent.mkdir(parents=True, exist_ok=True)
-        hub.execute(f"copy (from {node['relation_name']}) to '{_quoted(file)}' (format parquet, compression zstd)")
+        hub.execute(f"copy (from {node['relation_name']}) to '{quoted(file)}' (format parquet, compression zstd)")
         schema = parquet.read_schema(file)
         catalog = SqlCatalog(
             "hubspoke", uri=f"sqlite:///{self.root}/catalog.db", warehouse=f"file://{self.root}/tables"
@@ -286,11 +286,12 @@ def release_run(
     if manifest.run_id != run_id:
         return f"Not released: dbt did not write target/manifest.json in this run; {readers_see}."
     exceptions = project.rule_exceptions()
-    _note_fingerprints(hub, run_id, fingerprints(manifest, project.variables() | (given_variables or {}), exceptions))
+    expected = fingerprints(manifest, project.variables(), exceptions)
+    ran = fingerprints(manifest, project.variables() | given_variables, exceptions) if given_variables else expected
+    _note_fingerprints(hub, run_id, ran)
     if not manifest.spokes:
         return "Not released: models/spokes/ holds no model, so nobody has ordered anything."
     builds, compiled = _last_builds(hub)
-    expected = fingerprints(manifest, project.variables(), exceptions)
     found = obstacles(manifest, builds, _last_results(hub), expected)
     if found:
         return f"Not released: {_explain(manifest, found)}; {readers_see}."
@@ -377,10 +378,6 @@ def _measure(hub: duckdb.DuckDBPyConnection, node: Node) -> Relation:
         f"select count(*), coalesce(sum(hash(_whole_row)::hugeint), 0) from {node['relation_name']} as _whole_row"
     ).fetchone()
     return Relation(spoke=spoke_of(node), rows=row[0], checksum=str(row[1]), contract=contract, snapshot_id=0, files=[])
-
-
-def _quoted(path: Path) -> str:
-    return _text(str(path))
 
 
 def _text(text: str) -> str:
