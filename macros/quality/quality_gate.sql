@@ -89,7 +89,7 @@
     {%- call statement('gate_begin', auto_begin=true) -%} select 1 {%- endcall -%}
     {%- set measured = namespace(rows=none, failed={}, observed={}) -%}
     {%- if row_rules -%}
-        {%- do run_query('create or replace temp table gate_suspects as ' ~ _suspects(row_rules, takes_rows_out)) -%}
+        {%- do run_statement('create or replace temp table gate_suspects as ' ~ _suspects(row_rules, takes_rows_out)) -%}
         {%- set counts = run_query(_count_suspects(row_rules)).rows[0] -%}
         {%- set measured.rows = counts['rows_tested'] | int -%}
         {%- for rule in row_rules -%}
@@ -97,10 +97,10 @@
         {%- endfor -%}
         {%- if takes_rows_out -%}
             {%- do _take_rows_out(row_rules, counts) -%}
-            {%- do run_query(_insert_build(model.unique_id, _state(), model.compiled_code)) -%}
+            {%- do run_statement(_insert_build(model.unique_id, _state(), model.compiled_code)) -%}
             {%- do _keep_ledger(counts) -%}
         {%- endif -%}
-        {%- do run_query('drop table gate_suspects') -%}
+        {%- do run_statement('drop table gate_suspects') -%}
     {%- endif -%}
     {%- if whole_rules -%}
         {%- set figures = run_query(_figures(whole_rules)).rows[0] -%}
@@ -110,8 +110,8 @@
             {%- do measured.observed.update({rule.id: figures['observed_' ~ loop.index]}) -%}
         {%- endfor -%}
     {%- endif -%}
-    {%- do run_query('delete from quality.measurements where model = ' ~ _text(model.name)) -%}
-    {%- do run_query(_insert_measurements(rules, measured)) -%}
+    {%- do run_statement('delete from quality.measurements where model = ' ~ _text(model.name)) -%}
+    {%- do run_statement(_insert_measurements(rules, measured)) -%}
     {%- do adapter.commit() -%}
 {% endmacro %}
 
@@ -184,13 +184,13 @@
 {% endmacro %}
 
 {% macro _take_rows_out(rules, counts) %}
-    {%- do run_query(
+    {%- do run_statement(
         'create or replace table quarantine.' ~ adapter.quote(this.identifier) ~ ' as select _gated.*, concat_ws(' ~ "', '"
         ~ _names_if_broken(rules) ~ ') as _rules_broken, ' ~ _text(model.name) ~ ' as _model, ' ~ _text(invocation_id)
         ~ ' as _run_id, now() as _quarantined_at from ' ~ this ~ ' as _gated inner join gate_suspects on _gated.rowid = gate_suspects._row where '
         ~ counts['is_quarantined']
     ) -%}
-    {%- do run_query('delete from ' ~ this ~ ' where rowid in (select _row from gate_suspects where ' ~ counts['is_out'] ~ ')') -%}
+    {%- do run_statement('delete from ' ~ this ~ ' where rowid in (select _row from gate_suspects where ' ~ counts['is_out'] ~ ')') -%}
 {% endmacro %}
 
 {#- Notes where every row went; a build in which they do not add up fails. -#}
@@ -203,7 +203,7 @@
             ~ ' were quarantined and ' ~ dropped ~ ' dropped. The table is as it was built, and will not be released.'
         ) -%}
     {%- endif -%}
-    {%- do run_query(
+    {%- do run_statement(
         'insert into quality.ledger values (' ~ _text(invocation_id) ~ ", nextval('runs.build_number'), " ~ _text(model.unique_id) ~ ', '
         ~ _text(model.name) ~ ', ' ~ rows_in ~ ', ' ~ rows_out ~ ', '
         ~ quarantined ~ ', ' ~ dropped ~ ', now())'

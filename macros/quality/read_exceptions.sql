@@ -2,7 +2,7 @@
     condition and a reason. A line that names no rule of the project stops the run. -#}
 {% macro read_exceptions() %}
     {%- if execute -%}
-        {%- do run_query(
+        {%- do run_statement(
             "create or replace table quality.exceptions as select * from read_csv('seeds/rule_exceptions.csv', header = true, "
             ~ 'all_varchar = true, ' ~ "columns = {'model': 'varchar', 'rule': 'varchar', 'condition': 'varchar', 'reason': 'varchar', "
             ~ "'decided_on': 'varchar'})"

@@ -1,20 +1,21 @@
-{#- First step of every template's test: checks what the analyst wrote against what the template declares, and describes the rule. -#}
+{#- First step of every template's test: checks, while dbt parses, what the analyst wrote against what the template declares, and
+    describes the rule. -#}
 {% macro read_rule(column_name, arguments, parameters) %}
     {%- if column_name is not none -%}{%- do arguments.update({'column_name': column_name}) -%}{%- endif -%}
-    {%- do _check_rule(model, arguments, parameters) -%}
+    {%- if not execute -%}{%- do _check_rule(model, arguments, parameters) -%}{%- endif -%}
     {{ return(_describe(model, arguments)) }}
 {% endmacro %}
 
 {#- Second step, for a rule on rows: the failing rows. -#}
 {% macro row_test(relation, rule, broken) -%}
-    {%- do _check_action(model, takes_rows_out=true) -%}
+    {%- if not execute -%}{%- do _check_action(model, takes_rows_out=true) -%}{%- endif -%}
     {%- set failing -%} select * from {{ relation }} where {{ broken }} {%- endset -%}
     {{ _failures(relation, rule, failing) }}
 {%- endmacro %}
 
 {#- Second step, for a rule on a key: every row but the first of each that repeats. -#}
 {% macro key_test(relation, rule, key) -%}
-    {%- do _check_action(model, takes_rows_out=true) -%}
+    {%- if not execute -%}{%- do _check_action(model, takes_rows_out=true) -%}{%- endif -%}
     {%- set failing -%}
         select * from (
             select
@@ -32,7 +33,7 @@
 
 {#- Second step, for a rule on the whole table: one row with the observed figure, if that is unfit. -#}
 {% macro whole_test(relation, rule, observed, unfit) -%}
-    {%- do _check_action(model, takes_rows_out=false) -%}
+    {%- if not execute -%}{%- do _check_action(model, takes_rows_out=false) -%}{%- endif -%}
     {%- set failing -%}
         select * from (select {{ observed }} as _observed from {{ relation }}) as _figures where {{ unfit }}
     {%- endset -%}
@@ -41,7 +42,7 @@
 
 {#- Second step, for any other rule: the rows of a query of its own, which the gate does not measure. -#}
 {% macro query_test(relation, rule, failing) -%}
-    {%- do _check_action(model, takes_rows_out=false) -%}
+    {%- if not execute -%}{%- do _check_action(model, takes_rows_out=false) -%}{%- endif -%}
     {{ _failures(relation, rule, failing) }}
 {%- endmacro %}
 

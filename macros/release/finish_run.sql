@@ -21,11 +21,11 @@
                 {%- do rules.append('(' ~ words | join(', ') ~ ', ' ~ failures ~ ')') -%}
             {%- endif -%}
         {%- endfor -%}
-        {%- do run_query('insert into runs.results values ' ~ rows | join(', ')) -%}
-        {%- do run_query(
+        {%- do run_statement('insert into runs.results values ' ~ rows | join(', ')) -%}
+        {%- do run_statement(
             'delete from runs.builds where build_number not in (select max(build_number) from runs.builds group by node_id)'
         ) -%}
-        {%- if rules -%}{%- do run_query(_insert_results(rules)) -%}{%- endif -%}
+        {%- if rules -%}{%- do run_statement(_insert_results(rules)) -%}{%- endif -%}
         {%- if flags.WHICH in ['build', 'run', 'test'] -%}
             {%- set answer = fromjson(
                 run_query(

@@ -33,14 +33,14 @@
 {% macro _pin_source(source, load) %}
     {%- set files = [] -%}
     {%- for file in load.files -%}{%- do files.append(_text(file)) -%}{%- endfor -%}
-    {%- do run_query('create schema if not exists ' ~ source.schema) -%}
-    {%- do run_query(
+    {%- do run_statement('create schema if not exists ' ~ source.schema) -%}
+    {%- do run_statement(
         'create or replace view ' ~ source.relation_name ~ ' as select * from read_parquet([' ~ files | join(', ') ~ '])'
     ) -%}
     {%- set pinned = run_query(
         "select fingerprint from runs.builds where node_id = '" ~ source.unique_id ~ "' order by build_number desc limit 1"
     ) -%}
     {%- if not pinned.rows or pinned.columns[0].values()[0] != load.load_id -%}
-        {%- do run_query(_insert_build(source.unique_id, 'finished', '', load.load_id)) -%}
+        {%- do run_statement(_insert_build(source.unique_id, 'finished', '', load.load_id)) -%}
     {%- endif -%}
 {% endmacro %}

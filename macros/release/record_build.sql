@@ -26,27 +26,27 @@
 {% endmacro %}
 
 {% macro _create_run_log() %}
-    {%- do run_query('create schema if not exists runs') -%}
-    {%- do run_query('create sequence if not exists runs.build_number') -%}
-    {%- do run_query('create table if not exists runs.builds (
+    {%- do run_statement('create schema if not exists runs') -%}
+    {%- do run_statement('create sequence if not exists runs.build_number') -%}
+    {%- do run_statement('create table if not exists runs.builds (
         build_number bigint, run_id varchar, node_id varchar, state varchar, fingerprint varchar, compiled_sql varchar,
         built_at timestamptz
     )') -%}
-    {%- do run_query('create table if not exists runs.results (
+    {%- do run_statement('create table if not exists runs.results (
         build_number bigint, run_id varchar, node_id varchar, status varchar, fingerprint varchar, failures bigint,
         seconds double, recorded_at timestamptz
     )') -%}
-    {%- do run_query('create schema if not exists quality') -%}
-    {%- do run_query('create schema if not exists quarantine') -%}
-    {%- do run_query('create table if not exists quality.measurements (
+    {%- do run_statement('create schema if not exists quality') -%}
+    {%- do run_statement('create schema if not exists quarantine') -%}
+    {%- do run_statement('create table if not exists quality.measurements (
         build_number bigint, run_id varchar, model varchar, test_id varchar, definition varchar, rows_tested bigint,
         rows_failed bigint, failures bigint, observed varchar, measured_at timestamptz
     )') -%}
-    {%- do run_query('create table if not exists quality.results (
+    {%- do run_statement('create table if not exists quality.results (
         run_id varchar, model varchar, rule varchar, template varchar, on_failure varchar, status varchar, rows_tested bigint,
         rows_failed bigint, observed varchar, recorded_at timestamptz
     )') -%}
-    {%- do run_query('create table if not exists quality.ledger (
+    {%- do run_statement('create table if not exists quality.ledger (
         run_id varchar, build_number bigint, node_id varchar, model varchar, rows_in bigint, rows_out bigint, rows_quarantined bigint, rows_dropped bigint,
         recorded_at timestamptz
     )') -%}
