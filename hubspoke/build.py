@@ -62,7 +62,7 @@ class Watch:
         self.invocation_id = info.invocation_id
         if info.name == "ConcurrencyLine":
             self.total = data.node_count
-            # what a release needs takes two seconds to import, with one core; while models are built, nobody waits for it
+            # a release needs it, and waits two seconds for its import; while models are built, nobody does
             threading.Thread(target=importlib.import_module, args=("pyiceberg.catalog.sql",), daemon=True).start()
         elif info.name == "NodeStart":
             self.running[threading.get_ident()] = data.node_info.node_name
