@@ -12,7 +12,7 @@
 {% macro relationships__broken(rule) -%}
     {{ rule.column }} is not null
     {%- if rule.arguments.get('unknown_member') is not none %} and {{ rule.column }} <> {{ rule.arguments.unknown_member }}{% endif %}
-    and not exists (
-        select 1 from {{ rule.other }} as _other where _other.{{ adapter.quote(rule.arguments.field) }} = {{ rule.column }}
+    and {{ rule.column }} not in (
+        select {{ adapter.quote(rule.arguments.field) }} from {{ rule.other }} where {{ adapter.quote(rule.arguments.field) }} is not null
     )
 {%- endmacro %}

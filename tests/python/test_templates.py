@@ -127,6 +127,13 @@ CASES = {
         "select * from (values (1), (7), (8), (-1)) as t (parent_id)",
         2,
     ),
+    "relationships, both columns of one name": Case(
+        "relationships",
+        {"column_name": "id", "to": "ref('parents')", "field": "id"},
+        "select * from (values (1), (null)) as t (id)",
+        "select * from (values (1), (7)) as t (id)",
+        1,
+    ),
     "expression_is_true": Case(
         "expression_is_true",
         {"expression": "a + b < 10"},
