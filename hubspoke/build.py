@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from hubspoke.errors import HubspokeError
 from hubspoke.landing import LandingZone
+from hubspoke.manifest import close_hub
 from hubspoke.project import Project
 from hubspoke.quality import held_back, open_hub
 from hubspoke.release import ReleaseStore
@@ -104,7 +105,6 @@ def build(project: Project, select: tuple[str, ...], console: Console) -> bool:
         HubspokeError: Another process has the hub open, or dbt could not start.
     """
     # slow to import (1 s): only the command that runs dbt pays for it
-    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
     from dbt.cli.main import dbtRunner
 
     # a parsed project is a million objects that live to the end: the collector would walk through them again and again
@@ -125,10 +125,7 @@ def build(project: Project, select: tuple[str, ...], console: Console) -> bool:
     finally:
         finished.set()
         display.join()
-    # dbt keeps the hub open in this process, even after close_all_connections
-    if DuckDBConnectionManager._ENV is not None:
-        DuckDBConnectionManager._ENV.close()
-    DuckDBConnectionManager.close_all_connections()  # type: ignore[no-untyped-call]
+    close_hub()
     for line in watch.problems:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if result.exception and not watch.problems:

@@ -69,11 +69,14 @@ def build(select: tuple[str, ...]) -> None:
         sys.exit(1)
 
 
-@cli.command()
+@cli.group(cls=_InOrder, invoke_without_command=True)
 @click.option("--all", "every", is_flag=True, help="Rules that passed, too.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page to this file instead.")
-def quality(every: bool, html: Path | None) -> None:
+@click.pass_context
+def quality(context: click.Context, every: bool, html: Path | None) -> None:
     """Show how the rules did in their last run, and in the runs before."""
+    if context.invoked_subcommand:
+        return
     rules = histories(Project.find())
     if html:
         write_page(rules, html)
@@ -87,6 +90,35 @@ def quality(every: bool, html: Path | None) -> None:
             f"{rule.sparkline:<{RUNS_SHOWN}} {rule.model or 'several models'}: {rule.rule}"
         )
     click.echo(f"{len(rules)} rules, {len(rules) - len(shown)} of them not shown: they passed with nothing failed.")
+
+
+@quality.command(name="mutate")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--all", "every", is_flag=True, help="Rules that found their fault, too, and what it was.")
+def quality_mutate(models: tuple[str, ...], every: bool) -> None:
+    """Find rules that cannot fail: plant a fault for each and see which stay green.
+
+    Faults are planted in views over the hub, never in the hub itself. Ends with 1 if a rule survived.
+    """
+    from hubspoke.mutation import Verdict, mutate
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("planting faults", total=None)
+        outcomes = mutate(
+            Project.find(), models, lambda done, total: progress.update(task, completed=done, total=total)
+        )
+    for outcome in outcomes:
+        if every or outcome.verdict is not Verdict.KILLED:
+            click.echo(
+                f"{outcome.verdict:<10} {outcome.file}: {outcome.model or 'several models'}: {outcome.rule}\n"
+                f"{'':<10} {outcome.says}"
+            )
+    counts = [sum(outcome.verdict is verdict for outcome in outcomes) for verdict in Verdict]
+    survived, not_tried, killed = counts
+    click.echo(f"{len(outcomes)} rules: {killed} killed, {survived} survived, {not_tried} not tried")
+    if survived:
+        sys.exit(1)
 
 
 @cli.group(cls=_InOrder)

@@ -109,8 +109,13 @@ def meta(node: Node) -> dict[str, Any]:
     return dict(node.get("config", {}).get("meta") or node.get("meta") or {})
 
 
-def compile_project(root: Path) -> dict[str, str]:
-    """Compile every model of the project at ``root`` without running one.
+def compile_project(root: Path, select: str = "") -> dict[str, str]:
+    """Compile the project at ``root`` without running a model.
+
+    Args:
+        root: Where it is.
+        select: dbt selector of what to compile; empty for everything, with the project's hooks, which pin the landing
+            zone in the hub. A selection of models or tests leaves the hub as it is.
 
     Returns:
         Compiled SQL by unique id.
@@ -118,12 +123,27 @@ def compile_project(root: Path) -> dict[str, str]:
     Raises:
         HubspokeError: dbt could not parse or compile the project; its own message is passed on.
     """
+    _run_dbt(root, "compile", "--quiet", "--no-inject-ephemeral-ctes", *(["--select", select] if select else []))
+    content = json.loads((root / "target" / "manifest.json").read_text())
+    return {node_id: node.get("compiled_code") or "" for node_id, node in content["nodes"].items()}
+
+
+def _run_dbt(root: Path, *arguments: str) -> None:
     # slow to import (1 s)
     from dbt.cli.main import dbtRunner
 
     os.chdir(root)  # where dbt looks for its project and its profile
-    result = dbtRunner().invoke(["compile", "--quiet", "--no-inject-ephemeral-ctes"])
+    result = dbtRunner().invoke(list(arguments))
+    close_hub()
     if not result.success:
-        raise HubspokeError(str(result.exception or "dbt could not compile the project"))
-    content = json.loads((root / "target" / "manifest.json").read_text())
-    return {node_id: node.get("compiled_code") or "" for node_id, node in content["nodes"].items()}
+        raise HubspokeError(str(result.exception or f"dbt could not {arguments[0]} the project"))
+
+
+def close_hub() -> None:
+    """Let go of the hub, which dbt keeps open in this process when it has ended."""
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+
+    # even after close_all_connections
+    if DuckDBConnectionManager._ENV is not None:
+        DuckDBConnectionManager._ENV.close()
+    DuckDBConnectionManager.close_all_connections()  # type: ignore[no-untyped-call]

@@ -165,7 +165,7 @@ class ReleaseStore:
             after: dict[str, Relation] = {}
             changed: list[str] = []
             for node in spokes:
-                fresh = _measure(hub, node)
+                fresh = measure(hub, node)
                 kept = before.get(node["name"])
                 if kept and (kept.rows, kept.checksum, kept.contract) == (fresh.rows, fresh.checksum, fresh.contract):
                     after[node["name"]] = kept
@@ -370,7 +370,8 @@ def _columns(hub: duckdb.DuckDBPyConnection, node: Node) -> dict[str, str]:
     return {row[0]: row[1] for row in hub.execute(f"describe {node['relation_name']}").fetchall()}
 
 
-def _measure(hub: duckdb.DuckDBPyConnection, node: Node) -> Relation:
+def measure(hub: duckdb.DuckDBPyConnection, node: Node) -> Relation:
+    """Describe a relation as the hub holds it now, in the words of a release; it has no snapshot and no files yet."""
     described = {name: column["description"] for name, column in node["columns"].items()}
     promised = [_columns(hub, node), node["description"], described]
     contract = hashlib.sha256(json.dumps(promised).encode()).hexdigest()
