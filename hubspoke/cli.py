@@ -13,11 +13,12 @@ from rich.progress import Progress
 
 from hubspoke.errors import HubspokeError
 from hubspoke.landing import LandingZone
+from hubspoke.manifest import Manifest
 from hubspoke.project import Project
 from hubspoke.quality import RUNS_SHOWN, histories, write_page
 from hubspoke.quarantine import Quarantine
 from hubspoke.release import ReleaseStore
-from hubspoke.sources import read_sources
+from hubspoke.sources import SourceTable, read_sources
 
 
 class _InOrder(click.Group):
@@ -41,13 +42,7 @@ def cli() -> None:
 def ingest(tables: tuple[str, ...]) -> None:
     """Land what the sources have; a file that has landed before adds nothing."""
     project = Project.find()
-    known = read_sources(project.root)
-    chosen = [table for table in known if not tables or table.name in tables or table.source in tables]
-    unknown = set(tables) - {table.name for table in known} - {table.source for table in known}
-    if unknown:
-        raise HubspokeError(
-            f"no source {', '.join(sorted(unknown))}; there are {', '.join(table.name for table in known)}"
-        )
+    chosen = _chosen(project, tables)
     console = Console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         tasks = {table.name: progress.add_task(table.name, total=1.0) for table in chosen}
@@ -121,6 +116,53 @@ def quality_mutate(models: tuple[str, ...], every: bool) -> None:
         sys.exit(1)
 
 
+@cli.command()
+@click.argument("names", nargs=-1, metavar="[RELATION | SOURCE[.TABLE]]...")
+@click.option("--files", is_flag=True, help="Judge the files that sources name, before they land.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page to this file, too.")
+def audit(names: tuple[str, ...], files: bool, html: Path | None) -> None:
+    """Have Great Expectations judge the rules again: a second opinion.
+
+    On the current release, as each spoke sees it, beside the gate's own counts; with --files, on what would land next.
+    Exit code 1 if a rule is broken or could not be judged, or if the two counts differ.
+    """
+    project = Project.find()
+    tables = _chosen(project, names) if files else []
+    with Console(stderr=True).status("starting Great Expectations") as status:
+        # slow to import (5 s)
+        from hubspoke.audit import audit_files, audit_release
+        from hubspoke.audit import write_page as write_audit
+
+        manifest = Manifest.read_current(project.root)
+
+        def show(name: str) -> None:
+            status.update(f"judging {name}")
+
+        verdicts = audit_files(manifest, tables, show) if files else audit_release(project, manifest, names, show)
+    for verdict in verdicts:
+        tested = f"of {verdict.rows:,}" if verdict.rows is not None else ""
+        failed = f"{verdict.failed:,}" if verdict.failed is not None else ""
+        beside = f"gate {verdict.gate_failed:,}: {verdict.agreement}" if verdict.gate_failed is not None else ""
+        rule = f"{verdict.relation}: {verdict.rule}" if verdict.rule else verdict.relation
+        note = f" ({verdict.note})" if verdict.note else ""
+        click.echo(f"{verdict.status:<7} {failed:>10} {tested:<14} {beside:<18} {rule}{note}")
+    if html:
+        write_audit(verdicts, "Files before they land" if files else "The current release", html)
+        click.echo(f"Wrote {html}. Open it in a browser.")
+    judged = [verdict for verdict in verdicts if verdict.failed is not None]
+    compared = [verdict for verdict in judged if verdict.agreement]
+    click.echo(
+        f"{len(judged)} rules judged by Great Expectations; {len(compared)} of the counts compared with the gate's; "
+        f"{sum(verdict.status == 'none' for verdict in verdicts)} without a second opinion."
+    )
+    faults = sum(verdict.is_fault for verdict in verdicts)
+    if faults:
+        raise HubspokeError(
+            f"{faults} rules are broken, could not be judged or are counted differently: see the lines above that "
+            "begin with broken or error, or say differs"
+        )
+
+
 @cli.group(cls=_InOrder)
 def quarantine() -> None:
     """Rows that a rule has held back: look, let through, build again."""
@@ -175,7 +217,7 @@ def quarantine_replay(model: str) -> None:
 def check() -> None:
     """Check the rules of the house that dbt does not: rooms, names, contracts, personal data."""
     from hubspoke.fence import violations
-    from hubspoke.manifest import Manifest, compile_project
+    from hubspoke.manifest import compile_project
 
     project = Project.find()
     with Console(stderr=True).status("compiling the project"):
@@ -231,6 +273,17 @@ def query(sql: str, as_of: int | None) -> None:
             _print(connection.sql(sql))
         except duckdb.Error as error:
             raise HubspokeError(str(error)) from None
+
+
+def _chosen(project: Project, names: tuple[str, ...]) -> list[SourceTable]:
+    """Return the source tables that a user names, by source or by table; all if none is named."""
+    known = read_sources(project.root)
+    unknown = set(names) - {table.name for table in known} - {table.source for table in known}
+    if unknown:
+        raise HubspokeError(
+            f"no source {', '.join(sorted(unknown))}; there are {', '.join(table.name for table in known)}"
+        )
+    return [table for table in known if not names or table.name in names or table.source in names]
 
 
 def _print(answer: duckdb.DuckDBPyRelation) -> None:

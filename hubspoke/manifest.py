@@ -92,6 +92,19 @@ class Manifest:
         """Return a node, source or unit test by its unique id."""
         return self.nodes.get(node_id) or self.sources.get(node_id) or self.unit_tests[node_id]
 
+    @classmethod
+    def read_current(cls, root: Path) -> "Manifest":
+        """Read the manifest, after dbt has parsed the project anew if a YAML file of ``models/`` is newer than it.
+
+        Raises:
+            HubspokeError: dbt could not parse the project; its own message is passed on.
+        """
+        path = root / "target" / "manifest.json"
+        newest = max((file.stat().st_mtime for file in (root / "models").rglob("*.yml")), default=0.0)
+        if not path.is_file() or path.stat().st_mtime < newest:
+            _run_dbt(root, "parse", "--quiet")
+        return cls.read(root)
+
 
 def folders(node: Node) -> list[str]:
     """Return the folders of a node below ``models/`` (or the like), outermost first: ``["spokes", "bi"]``."""
