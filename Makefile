@@ -33,8 +33,9 @@ lint: install ## Check SQL, Python and the rules of the house.
 	@$(BIN)/sqlfluff lint --processes 2
 	@$(BIN)/hubspoke check
 
-bench: install ## Measure a build and a landing against plain DuckDB.
+bench: install ## Measure landing, build and quality gate against plain DuckDB.
 	@$(BIN)/python bench/build.py
+	@$(BIN)/python bench/gate.py
 
 clean: ## Remove everything that a run made, the released data included.
 	@rm -rf warehouse target logs .venv

@@ -1,8 +1,8 @@
 {#- Post-hook of every model, after its commit: measures all its rules, in one statement for those on rows and keys and one for those on
     the whole table, and takes out of the table what `on_failure: quarantine` or `drop` says, before anyone reads it.
 
-    Rows that break any rule are asked for first, with one predicate that the engine prunes and cuts short; the rules are told apart
-    on those few. Quarantined rows stay whole in quarantine.<model>, with every rule that they broke; dropped rows are counted.
+    Where rows are to be taken out, those that break any rule are asked for first, with one predicate that the engine prunes and cuts
+    short; the rules are told apart on those few. Quarantined rows stay whole in quarantine.<model>, with every rule that they broke; dropped rows are counted.
     quality.ledger holds for each model that takes rows out: rows_in = rows_out + rows_quarantined + rows_dropped.
     quality.measurements holds every rule's count, for the test nodes to take instead of a scan of their own.
 
@@ -89,18 +89,20 @@
     {%- call statement('gate_begin', auto_begin=true) -%} select 1 {%- endcall -%}
     {%- set measured = namespace(rows=none, failed={}, observed={}) -%}
     {%- if row_rules -%}
-        {%- do run_statement('create or replace temp table gate_suspects as ' ~ _suspects(row_rules, takes_rows_out)) -%}
-        {%- set counts = run_query(_count_suspects(row_rules)).rows[0] -%}
+        {%- if takes_rows_out -%}
+            {%- do run_statement('create or replace temp table gate_suspects as ' ~ _suspects(row_rules)) -%}
+        {%- endif -%}
+        {%- set counts = run_query(_count_suspects(row_rules) if takes_rows_out else _count_failing(row_rules)).rows[0] -%}
         {%- set measured.rows = counts['rows_tested'] | int -%}
         {%- for rule in row_rules -%}
             {%- do measured.failed.update({rule.id: counts['failed_' ~ loop.index] | int}) -%}
         {%- endfor -%}
         {%- if takes_rows_out -%}
             {%- do _take_rows_out(row_rules, counts) -%}
+            {%- do run_statement('drop table gate_suspects') -%}
             {%- do run_statement(_insert_build(model.unique_id, _state(), model.compiled_code)) -%}
             {%- do _keep_ledger(counts) -%}
         {%- endif -%}
-        {%- do run_statement('drop table gate_suspects') -%}
     {%- endif -%}
     {%- if whole_rules -%}
         {%- set figures = run_query(_figures(whole_rules)).rows[0] -%}
@@ -115,15 +117,28 @@
     {%- do adapter.commit() -%}
 {% endmacro %}
 
-{#- The one statement that scans the model for all rules on rows and keys: the rows that break any, with a flag for each rule. -#}
-{% macro _suspects(rules, takes_rows_out) %}
+{#- Where no rule takes rows out: the one statement that counts for all rules on rows and keys. count_if, not count with a filter:
+    the engine leaves out what its statistics say cannot be, and is twenty times as fast for a hundred rules. Of no rows it is null. -#}
+{% macro _count_failing(rules) %}
+    select
+        count(*) as rows_tested
+        {%- for rule in rules %},
+        {% if rule.kind == 'row' -%}
+            coalesce(count_if({{ _broken(rule) }}), 0)
+        {%- else -%}
+            (select coalesce(sum(occurrences - 1), 0) from ({{ _repeated(rule, 'count(*) as occurrences') }}) as _repeated)
+        {%- endif %} as failed_{{ loop.index }}
+        {%- endfor %}
+    from {{ this }} as _gated
+{% endmacro %}
+
+{#- Where a rule takes rows out: the one statement that scans for all rules on rows and keys: the rows that break any, with a flag for each. -#}
+{% macro _suspects(rules) %}
     {%- set row_rules = rules | selectattr('kind', 'equalto', 'row') | list -%}
     {%- set breaks_a_row_rule = [] -%}
     {%- for rule in row_rules -%}{%- do breaks_a_row_rule.append(_broken(rule)) -%}{%- endfor -%}
     select
-        {%- if takes_rows_out %}
         rowid as _row,
-        {%- endif %}
         {%- for rule in rules %}
         {% if rule.kind == 'row' -%}
             coalesce({{ _broken(rule) }}, false)
@@ -133,8 +148,7 @@
                 partition by {{ _in_rule(rule, key) }}, {{ key | join(', ') }}
                 order by
                     {{ '(' ~ breaks_a_row_rule | join(' or ') ~ ') is true, ' if breaks_a_row_rule -}}
-                    {{ rule.arguments.get('keep_first_by') or key | join(', ') }}
-                    {{- ', rowid' if takes_rows_out }}
+                    {{ rule.arguments.get('keep_first_by') or key | join(', ') }}, rowid
             ) > 1
         {%- endif %} as _rule_{{ loop.index }}{{ ',' if not loop.last }}
         {%- endfor %}
@@ -145,14 +159,17 @@
                 {{ _broken(rule) }}
             {%- else -%}
                 {%- set key = context[rule.template ~ '__key'](rule) -%}
-                {{ _in_rule(rule, key) }} and ({{ key | join(', ') }}) in (
-                    select ({{ key | join(', ') }}) from {{ this }} where {{ _in_rule(rule, key) }}
-                    group by {{ key | join(', ') }} having count(*) > 1
-                )
+                {{ _in_rule(rule, key) }} and ({{ key | join(', ') }}) in ({{ _repeated(rule, '(' ~ key | join(', ') ~ ')') }})
             {%- endif %}
             {{- '\n        or ' if not loop.last }}
         {%- endfor %}
 {% endmacro %}
+
+{#- One row for each key that comes more than once. -#}
+{% macro _repeated(rule, selected) -%}
+    {%- set key = context[rule.template ~ '__key'](rule) -%}
+    select {{ selected }} from {{ this }} where {{ _in_rule(rule, key) }} group by {{ key | join(', ') }} having count(*) > 1
+{%- endmacro %}
 
 {#- Whether a row counts for a key rule: within its `where`, with no null in the key, and not let through. -#}
 {% macro _in_rule(rule, key) -%}
@@ -174,10 +191,10 @@
     select
         (select count(*) from {{ this }}) as rows_tested,
         {%- for rule in rules %}
-        count(*) filter (where _rule_{{ loop.index }} {{ 'and not ' ~ is_out if rule.on_failure in ['warn', 'fail'] }}) as failed_{{ loop.index }},
+        coalesce(count_if(_rule_{{ loop.index }} {{ 'and not ' ~ is_out if rule.on_failure in ['warn', 'fail'] }}), 0) as failed_{{ loop.index }},
         {%- endfor %}
-        count(*) filter (where {{ is_quarantined }}) as quarantined,
-        count(*) filter (where {{ is_out }} and not {{ is_quarantined }}) as dropped,
+        coalesce(count_if({{ is_quarantined }}), 0) as quarantined,
+        coalesce(count_if({{ is_out }} and not {{ is_quarantined }}), 0) as dropped,
         {{ _text(is_out) }} as is_out,
         {{ _text(is_quarantined) }} as is_quarantined
     from gate_suspects
