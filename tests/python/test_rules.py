@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 import yaml
 from conftest import Sandbox, minimal_project
@@ -230,3 +231,80 @@ def test_the_history_is_shown_as_a_table_and_as_a_page(gated: Sandbox, tmp_path:
     assert "below_zero" in page
     assert "<svg" in page
     assert "http" not in page
+
+
+def test_what_cannot_be_cast_lands_and_is_held_back_with_its_reason(tmp_path: Path) -> None:
+    """The way that docs/adding.md gives for a source that sends text: nothing is lost, the rest is typed."""
+    sandbox = minimal_project(tmp_path / "project")
+    (sandbox.root / "exports").mkdir()
+    answers = "(1, '7'), (2, 'ten'), (3, null), (4, '7,5'), (5, '99999999999')"
+    duckdb.sql(f"copy (from (values {answers}) as t (id, score)) to '{sandbox.root}/exports/answers.parquet'")
+    staging = sandbox.root / "models/hub/staging/loyalty"
+    staging.mkdir(parents=True)
+    ingest = {"mechanism": "export", "location": "exports"}
+    source = {
+        "name": "loyalty",
+        "schema": "landing_loyalty",
+        "config": {"meta": {"owner": "Care", "ingest": ingest}},
+        "tables": [{"name": "answers", "config": {"meta": {"file": "answers.parquet"}}}],
+    }
+    (staging / "_loyalty__sources.yml").write_text(yaml.safe_dump({"sources": [source]}))
+    (staging / "stg_loyalty__answers.sql").write_text(
+        "select id as answer_id, try_cast(score as int) as score, score as score_text, _load_id, _loaded_at "
+        "from {{ source('loyalty', 'answers') }}"
+    )
+    castable = {"data_type": "int"}
+    number = {"name": "score_is_a_number", "arguments": castable, "config": {"meta": {"on_failure": "quarantine"}}}
+    conserved = {"arguments": {"from_model": "ref('stg_loyalty__answers')"}}
+    model = {
+        "name": "core_answers",
+        "columns": [{"name": "score"}, {"name": "score_text", "data_tests": [{"castable": number}]}],
+        "data_tests": [{"rows_conserved": conserved}],
+    }
+    core = sandbox.root / "models/hub/core"
+    (core / "core_answers.sql").write_text("select * from {{ ref('stg_loyalty__answers') }}")
+    (core / "core_answers.yml").write_text(yaml.safe_dump({"models": [model]}))
+    sandbox.run("hubspoke", "ingest")
+    sandbox.run("dbt", "build")
+    assert sandbox.query("select answer_id, score from core.core_answers order by 1") == [(1, 7), (3, None)]
+    held = sandbox.query(
+        "select answer_id, score_text, _rules_broken, _load_id is not null from quarantine.core_answers order by 1"
+    )
+    assert held == [
+        (2, "ten", "score_is_a_number", True),
+        (4, "7,5", "score_is_a_number", True),
+        (5, "99999999999", "score_is_a_number", True),
+    ]
+
+
+def test_a_spoke_that_moves_against_its_release_is_found(sandbox: Sandbox) -> None:
+    """Rules that compare with the current release pass before there is one, and fail for what changed since."""
+    yml, sql = (f"models/spokes/bi/spoke_bi__daily_stores.{kind}" for kind in ("yml", "sql"))
+    sandbox.edit(
+        yml,
+        "    columns:\n",
+        "    data_tests:\n"
+        "      - schema_as_released: { name: as_before }\n"
+        "      - row_count_as_released: { name: rows_as_before, arguments: { tolerance_share: 0.2 } }\n"
+        "      - values_as_released: { name: sales_as_before, arguments: { column_name: sales_amount } }\n"
+        "    columns:\n",
+    )
+    sandbox.run("dbt", "build")
+    sandbox.run("dbt", "build", "--select", "spoke_bi__daily_stores")  # against the release that there is now
+    sandbox.edit(
+        sql,
+        "        average_basket_sales\n    from daily_stores\n",
+        "        average_basket_sales\n    from daily_stores\n    where store_id % 2 = 0\n",
+    )
+    sandbox.edit(sql, "        sales_amount,\n", "        cast(sales_amount * 10 as decimal(18, 2)) as sales_amount,\n")
+    sandbox.edit(sql, "        week_number,\n", "")
+    column = "      - name: week_number\n        data_type: int\n"
+    text = (sandbox.root / yml).read_text()
+    start = text.index(column)
+    (sandbox.root / yml).write_text(text[:start] + text[text.index("      - name: basket_count") :])
+    result = sandbox.run("dbt", "build", "--select", "spoke_bi__daily_stores", check=False)
+    assert result.returncode == 1
+    assert sandbox.query(
+        "select rule, status from quality.results where rule like '%as_before' "
+        "and run_id = (select arg_max(run_id, recorded_at) from quality.results) order by rule"
+    ) == [("as_before", "fail"), ("rows_as_before", "fail"), ("sales_as_before", "fail")]

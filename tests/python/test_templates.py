@@ -134,6 +134,13 @@ CASES = {
         "select * from (values (1), (7)) as t (id)",
         1,
     ),
+    "rows_conserved": Case(
+        "rows_conserved",
+        {"from_model": "ref('parents')"},
+        "select range as id from range(2)",
+        "select range as id from range(1)",
+        1,
+    ),
     "expression_is_true": Case(
         "expression_is_true",
         {"expression": "a + b < 10"},
@@ -296,13 +303,12 @@ CASES = {
         1,
     ),
 }
-NEEDS_A_RELEASE = {"schema_as_released", "row_count_as_released", "values_as_released"}
-NEEDS_TWO_MODELS = {"rows_conserved"}  # test_quality.py
+NEEDS_A_RELEASE = {"schema_as_released", "row_count_as_released", "values_as_released"}  # test_rules.py
 
 
 def test_every_template_is_here() -> None:
     templates = {path.stem for path in (ROOT / "macros/quality").glob("*.sql") if "{% test " in path.read_text()}
-    assert templates == {case.template for case in CASES.values()} | NEEDS_A_RELEASE | NEEDS_TWO_MODELS
+    assert templates == {case.template for case in CASES.values()} | NEEDS_A_RELEASE
 
 
 def test_every_template_is_documented_with_its_parameters() -> None:
@@ -346,7 +352,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
     for title, case in CASES.items():
         for kind, sql in (("clean", case.clean), ("faulty", case.faulty)):
             write_model(folder, f"{kind}_{identifier(title)}", case, sql)
-            if "to" in case.arguments:  # read it, so that it is there when the gate looks it up
+            if (
+                "to" in case.arguments or "from_model" in case.arguments
+            ):  # read it, so that it is there when the gate looks it up
                 with (folder / f"{kind}_{identifier(title)}.sql").open("a") as file:
                     file.write("\n-- depends_on: {{ ref('parents') }}\n")
     sandbox.run("dbt", "build", check=False)
@@ -377,6 +385,7 @@ def test_the_gate_measured_all_that_it_can(project: Sandbox) -> None:
     measured = {row[0].split(".")[2] for row in project.query("select test_id from quality.measurements")}
     by_scan = {
         "row_count_equals",
+        "rows_conserved",
         "total_equals",
         "no_gaps",
         "no_overlaps",
