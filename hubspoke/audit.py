@@ -4,6 +4,8 @@ Files are judged by the rules on their source, before they land. A release is ju
 rules of the spoke's models and by those of the models that they read, which a thin spoke passes on.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,7 +21,6 @@ from sqlglot import exp
 from hubspoke.errors import HubspokeError
 from hubspoke.expectations import EXPECTATIONS, Auditor, Finding, Rule
 from hubspoke.files import quoted
-from hubspoke.fingerprint import fingerprints
 from hubspoke.manifest import Manifest, Node, meta
 from hubspoke.project import Project
 from hubspoke.quality import open_hub
@@ -87,9 +88,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Count:
-    """What the gate noted of a rule (``rows`` is None where the rule's test scanned by itself)."""
+    """What the gate noted of a rule."""
 
-    rows: int | None
+    rows: int
     failed: int
 
 
@@ -166,7 +167,7 @@ def audit_release(
     exceptions = project.rule_exceptions()
     models = {model["name"]: model for model in manifest.spokes}
     with open_hub(project) as hub:
-        counts = _counts(hub, fingerprints(manifest, project.variables(), exceptions))
+        counts = _counts(hub, manifest)
         still_there = {name for name, relation in release.relations.items() if _is_in(hub, models.get(name), relation)}
     moment = release.released_at.astimezone(UTC).replace(tzinfo=None)
     verdicts = []
@@ -301,19 +302,23 @@ def _tests_shown_by(manifest: Manifest, model: Node | None) -> list[Node]:
     return [test for test in manifest.tests if test.get("attached_node") in about and test.get("test_metadata")]
 
 
-def _counts(hub: duckdb.DuckDBPyConnection, fingerprints: dict[str, str]) -> dict[str, _Count]:
-    """Read the gate's last counts by the test's unique id, of the tests that still are what they were."""
+def _counts(hub: duckdb.DuckDBPyConnection, manifest: Manifest) -> dict[str, _Count]:
+    """Read what the gate counted in each model's last build, by test id; of rules that have not changed since."""
+    now = {test["unique_id"]: _definition(test) for test in manifest.tests if test.get("test_metadata")}
     rows = hub.execute(
         """
-        select finished.node_id, finished.fingerprint, results.rows_tested, results.rows_failed
-        from runs.results as finished
-        inner join quality.results as results
-            on finished.run_id = results.run_id and split_part(finished.node_id, '.', 3) = results.rule
-        where finished.status in ('pass', 'warn', 'fail')
-        qualify row_number() over (partition by finished.node_id order by finished.build_number desc) = 1
+        select test_id, definition, rows_tested, rows_failed
+        from quality.measurements
+        qualify row_number() over (partition by test_id order by build_number desc) = 1
         """
     ).fetchall()
-    return {row[0]: _Count(row[2], row[3]) for row in rows if row[1] == fingerprints.get(row[0])}
+    return {row[0]: _Count(row[2], row[3]) for row in rows if row[1] == now.get(row[0])}
+
+
+def _definition(test: Node) -> str:
+    """Hash a rule as the gate does (``macros/quality/rule.sql``)."""
+    said = [test["test_metadata"]["kwargs"], test["config"].get("where"), meta(test)]
+    return hashlib.md5(json.dumps(said, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
 
 
 def _is_in(hub: duckdb.DuckDBPyConnection, node: Node | None, relation: Relation) -> bool:
@@ -329,7 +334,7 @@ def _comparable(gate: _Count | None, rows: int, still_there: bool) -> tuple[_Cou
     if not still_there:
         return None, "the hub holds other rows by now"
     if gate is None:
-        return None, "the gate has not judged this rule as it is now"
+        return None, "the gate has not measured this rule as it is now"
     if gate.rows != rows:
-        return None, f"the gate saw {gate.rows:,} rows" if gate.rows is not None else "a test scanned for it by itself"
+        return None, f"the gate saw {gate.rows:,} rows"
     return gate, ""

@@ -153,7 +153,7 @@ def audit(names: tuple[str, ...], files: bool, html: Path | None) -> None:
     compared = [verdict for verdict in judged if verdict.agreement]
     click.echo(
         f"{len(judged)} rules judged by Great Expectations; {len(compared)} of the counts compared with the gate's; "
-        f"{sum(verdict.status == 'none' for verdict in verdicts)} without a second opinion."
+        f"{sum(verdict.status == 'none' and verdict.rule != '' for verdict in verdicts)} without a second opinion."
     )
     faults = sum(verdict.is_fault for verdict in verdicts)
     if faults:

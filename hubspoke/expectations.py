@@ -19,14 +19,20 @@ import great_expectations as gx
 import great_expectations.expectations as gxe
 import sqlalchemy as sa
 from duckdb_sqlalchemy import ConnectionWrapper
-from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.data_context.types.base import (
+    DataContextConfig,
+    InMemoryStoreBackendDefaults,
+    ProgressBarsConfig,
+)
 from great_expectations.datasource.fluent import SQLDatasource
 from great_expectations.datasource.fluent.interfaces import Batch
 from great_expectations.execution_engine import ExecutionEngine, SqlAlchemyExecutionEngine
 from great_expectations.expectations.expectation import Expectation
 from great_expectations.expectations.metrics import ColumnMapMetricProvider, column_condition_partial
 
-logging.getLogger("great_expectations").setLevel(logging.CRITICAL)  # it logs what a finding's error says
+# it logs what a finding's error says, rows' values with it
+logging.getLogger("great_expectations").addHandler(logging.NullHandler())
+logging.getLogger("great_expectations").propagate = False
 
 
 @dataclass(frozen=True)
@@ -129,8 +135,14 @@ class Auditor:
         self._connection = connection.cursor()
         self._moment = moment
         self._views = 0
-        context = gx.get_context(mode="ephemeral")
-        context.variables.progress_bars = ProgressBarsConfig(globally=False)
+        context = gx.get_context(
+            mode="ephemeral",
+            project_config=DataContextConfig(
+                store_backend_defaults=InMemoryStoreBackendDefaults(),  # without a folder for pages of its own
+                progress_bars=ProgressBarsConfig(globally=False),
+                analytics_enabled=False,
+            ),
+        )
         self._source = context.data_sources.add_duckdb(
             "audited",
             connection_string="duckdb://",
