@@ -21,7 +21,7 @@ from hubspoke.errors import HubspokeError
 from hubspoke.landing import LandingZone
 from hubspoke.manifest import close_hub
 from hubspoke.project import Project
-from hubspoke.quality import held_back, open_hub
+from hubspoke.quality import held_back, open_hub, scans
 from hubspoke.release import ReleaseStore
 from hubspoke.sources import read_sources
 
@@ -196,6 +196,7 @@ def _summarise(project: Project, watch: Watch, seconds: float, console: Console)
     landed = [load for load in loads if load]
     with open_hub(project) as hub:
         quarantined, dropped = held_back(hub)
+        scanned = scans(hub, watch.invocation_id)
     current = ReleaseStore(project.release).current()
     here = Path(sys.executable).parent
     is_active = shutil.which("hubspoke") == str(here / "hubspoke")
@@ -204,7 +205,7 @@ def _summarise(project: Project, watch: Watch, seconds: float, console: Console)
     lines = {
         "landed": f"{sum(load.rows for load in landed):,} rows in {len(landed)} tables",
         "built": f"{_count(watch.done['model'], 'model')} in {seconds:.0f} s",
-        "checked": f"{_count(watch.done['test'], 'rule')} and {_count(watch.done['unit_test'], 'unit test')}: "
+        "checked": f"{_count(watch.done['test'], 'rule')} in {_count(scanned, 'scan')} and {_count(watch.done['unit_test'], 'unit test')}: "
         f"{watch.failed} failed, {watch.warned} warned",
         "held back": f"{quarantined:,} rows quarantined, {dropped:,} dropped by a declared filter",
         "release": watch.outcome or f"None was made; {readers_see}.",

@@ -102,6 +102,25 @@ def held_back(hub: duckdb.DuckDBPyConnection) -> tuple[int, int]:
     return row or (0, 0)
 
 
+def scans(hub: duckdb.DuckDBPyConnection, run_id: str) -> int:
+    """Count the statements that a run scanned its models with to check their rules.
+
+    A gate runs one for all rules on rows and keys and one for all on the whole table; any other rule is one of its own.
+    """
+    row = hub.execute(
+        """
+        select
+            count(distinct model) filter (where rows_tested is not null and observed is null)
+            + count(distinct model) filter (where observed is not null)
+            + count(*) filter (where rows_tested is null)
+        from quality.results
+        where run_id = ? and status <> 'skipped'
+        """,
+        [run_id],
+    ).fetchone()
+    return row[0] if row else 0
+
+
 def open_hub(project: Project) -> duckdb.DuckDBPyConnection:
     """Open the hub's file to read what runs have noted in it.
 

@@ -34,7 +34,10 @@
     {%- set faults = [] -%}
     {%- for name, value in arguments.items() -%}
         {%- if name not in known -%}
-            {%- do faults.append('has no parameter ' ~ name ~ _suggest(name, known)) -%}
+            {%- do faults.append(
+                'is not about one column; put it under the data_tests of the model' if name == 'column_name'
+                else 'has no parameter ' ~ name ~ _suggest(name, known)
+            ) -%}
         {%- else -%}
             {%- set fault = _parameter_fault(declared[name] | replace('!', ''), value) -%}
             {%- if fault -%}{%- do faults.append(name ~ ' must be ' ~ fault ~ ', not ' ~ value) -%}{%- endif -%}

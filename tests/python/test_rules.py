@@ -9,6 +9,8 @@ import yaml
 from conftest import Sandbox, minimal_project
 from dbt.cli.main import dbtRunner
 
+from hubspoke.quality import scans
+
 ROWS = """
 select * from (values
     (1, 5.0, 'Ann', date '2024-01-01'), (2, -1.0, 'Bo', date '2024-01-02'), (3, 200.0, '', date '2024-01-03'),
@@ -37,6 +39,10 @@ def minimal(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
 RANGE = {"column_name": "amount", "min_value": 0}
 AT_PARSE = [
     (rule("accepted_range", {**RANGE, "max_valu": 3}), "has no parameter max_valu; did you mean max_value?"),
+    (
+        rule("expression_is_true", {"column_name": "amount", "expression": "amount > 0"}),
+        "is not about one column; put it under the data_tests of the model",
+    ),
     (rule("accepted_range", {"column_name": "amount"}), "needs min_value or max_value"),
     (rule("accepted_range", {"min_value": 1}), "needs a column"),
     (rule("accepted_range", {**RANGE, "max_value": -1}), "min_value 0 is above max_value -1"),
@@ -174,6 +180,9 @@ def test_the_ledger_and_the_history_add_up(gated: Sandbox) -> None:
 
 
 def test_one_statement_scans_the_model_for_all_its_rules(gated: Sandbox) -> None:
+    [(run_id,)] = gated.query("select distinct run_id from quality.results")
+    with duckdb.connect(gated.root / "warehouse/hub.duckdb", read_only=True) as hub:
+        assert scans(hub, run_id) == 1  # as the summary says
     log = (gated.root / "logs/dbt.log").read_text()
     assert log.count('from "hub"."core"."lines" as _gated\n') == 1
 
