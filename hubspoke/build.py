@@ -205,7 +205,8 @@ def _summarise(project: Project, watch: Watch, seconds: float, console: Console)
     lines = {
         "landed": f"{sum(load.rows for load in landed):,} rows in {len(landed)} tables",
         "built": f"{_count(watch.done['model'], 'model')} in {seconds:.0f} s",
-        "checked": f"{_count(watch.done['test'], 'rule')} in {_count(scanned, 'scan')} and {_count(watch.done['unit_test'], 'unit test')}: "
+        "checked": f"{_count(watch.done['test'], 'rule')} in {_count(scanned, 'scan')} "
+        f"and {_count(watch.done['unit_test'], 'unit test')}: "
         f"{watch.failed} failed, {watch.warned} warned",
         "held back": f"{quarantined:,} rows quarantined, {dropped:,} dropped by a declared filter",
         "release": watch.outcome or f"None was made; {readers_see}.",

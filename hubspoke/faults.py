@@ -6,6 +6,7 @@ A fault is a query over two relations: ``data``, the rows of a model, and ``judg
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations, product
 from typing import Any
 
@@ -75,15 +76,29 @@ class Target:
         """The columns that the rule lists, in lower case."""
         return [str(column).lower() for column in self.arguments["columns"]]
 
+    @cached_property
+    def parsed(self) -> exp.Expr | None:
+        """The rule's SQL; nothing if there is none, or none that can be parsed."""
+        try:
+            return parse(self.sql)
+        except SqlglotError:
+            return None
+
     @property
     def mentioned(self) -> list[str]:
-        """Columns of the relation that the rule's SQL names; all of them if it names none or cannot be parsed."""
-        try:
-            parsed = parse(self.sql)
-        except SqlglotError:
-            return list(self.columns)
-        names = {column.name.lower() for column in parsed.find_all(exp.Column)} if parsed else set()
+        """Columns of the relation that the rule's SQL names; all of them if it names none."""
+        names = {column.name.lower() for column in self.parsed.find_all(exp.Column)} if self.parsed else set()
         return [column for column in self.columns if column in names] or list(self.columns)
+
+    def literals(self, column: str) -> list[str]:
+        """Return the literals of the rule's SQL that a column may hold: what it must not be is often one of them."""
+        found = list(self.parsed.find_all(exp.Literal)) if self.parsed else []
+        if self.kind(column) == "number":
+            numbers = [literal.name for literal in found if not literal.is_string]
+            return numbers + [f"-{number}" for number in numbers]
+        if self.kind(column) in ("text", "time"):
+            return [literal.sql(dialect="duckdb") for literal in found if literal.is_string]
+        return []
 
     def kind(self, column: str) -> str:
         """Return the kind of a column's type: number, time, text, truth, or empty for any other."""
@@ -96,7 +111,7 @@ class Target:
 
     def extremes(self, column: str) -> list[str]:
         """Return values for a column, as SQL, that few rules accept."""
-        return EXTREMES.get(self.kind(column), [])
+        return [*EXTREMES.get(self.kind(column), []), *self.literals(column)]
 
     def others(self, column: str) -> list[str]:
         """Return values for a column, as SQL, that it may well not hold; null comes last."""
