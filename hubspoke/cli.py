@@ -88,9 +88,9 @@ def quality(context: click.Context, every: bool, html: Path | None) -> None:
 
 
 @quality.command(name="mutate")
-@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.argument("names", nargs=-1, metavar="[MODEL | SOURCE.TABLE]...")
 @click.option("--all", "every", is_flag=True, help="Rules that found their fault, too, and what it was.")
-def quality_mutate(models: tuple[str, ...], every: bool) -> None:
+def quality_mutate(names: tuple[str, ...], every: bool) -> None:
     """Find rules that cannot fail: plant a fault for each and see which stay green.
 
     Faults are planted in views over the hub, never in the hub itself. Ends with 1 if a rule survived.
@@ -100,13 +100,11 @@ def quality_mutate(models: tuple[str, ...], every: bool) -> None:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("planting faults", total=None)
-        outcomes = mutate(
-            Project.find(), models, lambda done, total: progress.update(task, completed=done, total=total)
-        )
+        outcomes = mutate(Project.find(), names, lambda done, total: progress.update(task, completed=done, total=total))
     for outcome in outcomes:
         if every or outcome.verdict is not Verdict.KILLED:
             click.echo(
-                f"{outcome.verdict:<10} {outcome.file}: {outcome.model or 'several models'}: {outcome.rule}\n"
+                f"{outcome.verdict:<10} {outcome.file}: {outcome.subject or 'several models'}: {outcome.rule}\n"
                 f"{'':<10} {outcome.says}"
             )
     counts = [sum(outcome.verdict is verdict for outcome in outcomes) for verdict in Verdict]

@@ -36,25 +36,25 @@ class Outcome:
 
     Attributes:
         rule: Its name.
-        model: Model that it is on; empty for a singular test.
+        subject: Model, seed or source's table that it is on; empty for a singular test.
         file: File that it stands in, from the project's root.
         verdict: Killed by a fault as it should be, survived all of them, or not tried.
         says: The fault that killed it, those that it survived, or why it was not tried.
     """
 
     rule: str
-    model: str
+    subject: str
     file: str
     verdict: Verdict
     says: str
 
 
-def mutate(project: Project, models: Collection[str], report: Callable[[int, int], None]) -> list[Outcome]:
+def mutate(project: Project, names: Collection[str], report: Callable[[int, int], None]) -> list[Outcome]:
     """Plant faults for every rule, one after the other, in views over the hub; the hub itself is only read.
 
     Args:
         project: The project; nothing may be building in it.
-        models: Names of the models whose rules are tried; none means every rule, singular tests included.
+        names: Models, seeds and sources' tables whose rules are tried; none means every rule, singular tests included.
         report: Called after each rule with how many are done, and how many there are.
 
     Returns:
@@ -67,29 +67,43 @@ def mutate(project: Project, models: Collection[str], report: Callable[[int, int
     open_hub(project).close()  # dbt would only say that it cannot
     compiled = compile_project(project.root, "resource_type:test")
     manifest = Manifest.read(project.root)
-    on_model = {test["unique_id"]: _model_of(test, manifest).get("name", "") for test in manifest.tests}
-    unknown = set(models) - set(on_model.values())
+    on = {test["unique_id"]: _name(_subject(test, manifest)) for test in manifest.tests}
+    unknown = set(names) - set(on.values())
     if unknown:
         raise HubspokeError(
             f"no rule is on {', '.join(sorted(unknown))}; there are rules on "
-            f"{', '.join(sorted(set(on_model.values()) - {''}))}"
+            f"{', '.join(sorted(set(on.values()) - {''}))}"
         )
-    tests = [test for test in manifest.tests if not models or on_model[test["unique_id"]] in models]
+    tests = [test for test in manifest.tests if not names or on[test["unique_id"]] in names]
     exceptions = project.rule_exceptions()
     outcomes = []
     with _Laboratory(project, manifest) as laboratory:
         for done, test in enumerate(tests, start=1):
-            model = on_model[test["unique_id"]]
-            let_through = [line[2] for line in exceptions if line[:2] == [model, test["name"]]]
+            subject = on[test["unique_id"]]
+            let_through = [line[2] for line in exceptions if line[:2] == [subject, test["name"]]]
             verdict, says = laboratory.judge(test, compiled[test["unique_id"]], let_through)
-            outcomes.append(Outcome(test["name"], model, test["original_file_path"], verdict, says))
+            outcomes.append(Outcome(test["name"], subject, test["original_file_path"], verdict, says))
             report(done, len(tests))
     return sorted(outcomes, key=lambda outcome: (list(Verdict).index(outcome.verdict), outcome.file, outcome.rule))
 
 
-def _model_of(test: Node, manifest: Manifest) -> Node:
-    """Return the model that a test is on; nothing for a singular test."""
-    return manifest.nodes.get(test.get("attached_node") or "", {})
+def _subject(test: Node, manifest: Manifest) -> Node:
+    """Return the model, seed or source that a test is on; nothing for a singular test."""
+    if test.get("attached_node"):
+        return manifest.get(test["attached_node"])
+    # dbt attaches no source
+    about = str((test.get("test_metadata") or {}).get("kwargs", {}).get("model", ""))
+    for node_id in test["depends_on"]["nodes"]:
+        source = manifest.sources.get(node_id, {})
+        if source and f"source('{source['source_name']}', '{source['name']}')" in about:
+            return source
+    return {}
+
+
+def _name(node: Node) -> str:
+    """Return what people call a node: a source's table with its source, as ``hubspoke ingest`` does."""
+    name = str(node.get("name", ""))
+    return f"{node['source_name']}.{name}" if node.get("source_name") else name
 
 
 @dataclass(frozen=True)
@@ -162,7 +176,7 @@ class _Laboratory:
         """
         question = _question(test, sql, let_through)
         template = (test.get("test_metadata") or {}).get("name", "")
-        model = _model_of(test, self._manifest)
+        subject = _subject(test, self._manifest)
         read = [self._manifest.get(node_id) for node_id in test["depends_on"]["nodes"]]
         missing = [node["name"] for node in read if node["relation_name"] not in self._relations]
         if missing:
@@ -170,21 +184,21 @@ class _Laboratory:
         if "nothing_released" in sql:
             return Verdict.NOT_TRIED, "nothing has been released to compare with"
         try:
-            if not model or template not in FAULTS:
+            if not subject or template not in FAULTS:
                 return self._hunt(question, [self._bed_of_anything(node, sql) for node in read])
-            return self._hunt_on(question, model, test, template)
+            return self._hunt_on(question, subject, test, template)
         except duckdb.Error as error:
             return Verdict.NOT_TRIED, f"the engine refuses it: {str(error).splitlines()[0]}"
 
-    def _hunt_on(self, question: str, model: Node, test: Node, template: str) -> tuple[Verdict, str]:
-        """Plant a template's own faults in the model that its rule is on: first in a sample, if the rule is on rows."""
-        relation, where = model["relation_name"], test["config"].get("where")
+    def _hunt_on(self, question: str, subject: Node, test: Node, template: str) -> tuple[Verdict, str]:
+        """Plant a template's own faults in what its rule is on: first in a sample, if the rule is on rows."""
+        relation, where = subject["relation_name"], test["config"].get("where")
         arguments = test["test_metadata"]["kwargs"]
         target = Target(self._columns(relation), str(arguments.get("expression", "")), arguments)
         rows = self._built(relation)
         judged = f"{rows} where {where}" if where else rows
         if not self._has_rows(rows):
-            return Verdict.NOT_TRIED, f"{model['name']} holds no row to plant a fault in"
+            return Verdict.NOT_TRIED, f"{_name(subject)} holds no row to plant a fault in"
         if not self._has_rows(judged):
             return Verdict.SURVIVED, f"its where selects no row: {where}"
         if template in self._on_rows:
