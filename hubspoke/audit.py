@@ -6,44 +6,25 @@ rules of the spoke's models and by those of the models that they read, which a t
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import duckdb
 import sqlglot
-from jinja2 import Environment, PackageLoader, select_autoescape
 from sqlglot import exp
 
 from hubspoke.errors import HubspokeError
 from hubspoke.expectations import EXPECTATIONS, Auditor, Finding, Rule
-from hubspoke.files import quoted
 from hubspoke.manifest import Manifest, Node, meta
 from hubspoke.project import Project
 from hubspoke.quality import open_hub
 from hubspoke.release import Relation, ReleaseStore, measure
 from hubspoke.sources import SourceTable
+from hubspoke.sql import quoted
 
 ADDED_BY_LANDING = {"_load_id", "_loaded_at"}
-
-JUDGE_ROWS = {
-    "accepted_range",
-    "accepted_values",
-    "castable",
-    "expression_is_true",
-    "matches_pattern",
-    "not_empty",
-    "not_in_future",
-    "not_null",
-    "ordered",
-    "text_length",
-    "unique",
-    "unique_combination",
-}
-"""Templates through which rows can be let by ``seeds/rule_exceptions.csv``."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +104,8 @@ def audit_files(manifest: Manifest, tables: Iterable[SourceTable], progress: Cal
         relation = f"read_parquet('{quoted(table.path)}')"
         cases = []
         for test in manifest.tests:
-            if _source_of(test) == (table.source, table.table):
+            subject = manifest.subject(test)
+            if (subject.get("source_name"), subject.get("name")) == (table.source, table.table):
                 rule = _rule(test)
                 added = ADDED_BY_LANDING & _columns_of(rule)
                 reason = f"landing adds {', '.join(sorted(added))}" if added else _why_no_opinion(rule)
@@ -180,23 +162,17 @@ def audit_release(
             columns = {row[0].lower() for row in connection.execute(f"describe main.{name}").fetchall()}
             cases = [_as_released(relation)]
             for test in _tests_shown_by(manifest, models.get(name)):
-                rule = _rule(
-                    test, [line for line in exceptions if manifest.get(test["attached_node"])["name"] == line[0]]
-                )
+                let_through = []
+                if test["test_metadata"]["name"] in manifest.row_templates:
+                    on = [manifest.subject(test)["name"], test["name"]]
+                    let_through = [line[2] for line in exceptions if line[:2] == on]
+                rule = _rule(test, let_through)
                 hidden = _columns_of(rule) - columns
                 reason = f"the spoke does not show {', '.join(sorted(hidden))}" if hidden else _why_no_opinion(rule)
                 gate, note = _comparable(counts.get(test["unique_id"]), relation.rows, name in still_there)
                 cases.append(_Case(test, rule, reason, gate, note))
             verdicts += _judge(connection, name, f"main.{name}", moment, cases)
     return verdicts
-
-
-def write_page(verdicts: list[Verdict], title: str, path: Path) -> None:
-    """Write the verdicts as one HTML file that needs nothing else: no script from elsewhere, no network."""
-    environment = Environment(loader=PackageLoader("hubspoke"), autoescape=select_autoescape())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page = environment.get_template("audit.html").render(verdicts=verdicts, title=title, now=datetime.now(UTC))
-    path.write_text(page)
 
 
 def _judge(
@@ -256,13 +232,12 @@ def _as_released(relation: Relation) -> _Case:
     return _Case(test, Rule("as_many_rows_as_the_release_says", "row_count", bounds))
 
 
-def _rule(test: Node, exceptions: Iterable[list[str]] = ()) -> Rule:
-    """Read a rule from its test's node; rows that were let through it are none that it is about."""
+def _rule(test: Node, let_through: Iterable[str] = ()) -> Rule:
+    """Read a rule from its test's node; it is not about rows that were let through, by their conditions."""
     metadata = test["test_metadata"]
     arguments = {name: value for name, value in metadata["kwargs"].items() if name != "model"}
     conditions = [f"({test['config']['where']})"] if test["config"].get("where") else []
-    if metadata["name"] in JUDGE_ROWS:
-        conditions += [f"not coalesce(({line[2]}), false)" for line in exceptions if line[1] == test["name"]]
+    conditions += [f"not coalesce(({condition}), false)" for condition in let_through]
     return Rule(test["name"], metadata["name"], arguments, " and ".join(conditions) or None)
 
 
@@ -287,13 +262,6 @@ def _columns_of(rule: Rule) -> set[str]:
             except sqlglot.errors.SqlglotError:
                 continue  # the engine has its say when the rule is judged
     return {name.lower() for name in names}
-
-
-def _source_of(test: Node) -> tuple[str, str] | None:
-    """Return source and table that a test is on, by its argument ``model``; None for a test on anything else."""
-    about = str((test.get("test_metadata") or {}).get("kwargs", {}).get("model", ""))
-    found = re.search(r"source\(['\"](.+?)['\"],\s*['\"](.+?)['\"]\)", about)
-    return (found.group(1), found.group(2)) if found else None
 
 
 def _tests_shown_by(manifest: Manifest, model: Node | None) -> list[Node]:

@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -14,8 +15,9 @@ from rich.progress import Progress
 from hubspoke.errors import HubspokeError
 from hubspoke.landing import LandingZone
 from hubspoke.manifest import Manifest
+from hubspoke.pages import write_page
 from hubspoke.project import Project
-from hubspoke.quality import RUNS_SHOWN, histories, write_page
+from hubspoke.quality import RUNS_SHOWN, histories
 from hubspoke.quarantine import Quarantine
 from hubspoke.release import ReleaseStore
 from hubspoke.sources import SourceTable, read_sources
@@ -74,7 +76,7 @@ def quality(context: click.Context, every: bool, html: Path | None) -> None:
         return
     rules = histories(Project.find())
     if html:
-        write_page(rules, html)
+        write_page("quality.html", html, rules=rules)
         click.echo(f"Wrote {html}. Open it in a browser.")
         return
     shown = [rule for rule in rules if every or rule.status != "pass" or rule.rows_failed]
@@ -129,7 +131,6 @@ def audit(names: tuple[str, ...], files: bool, html: Path | None) -> None:
     with Console(stderr=True).status("starting Great Expectations") as status:
         # slow to import (5 s)
         from hubspoke.audit import audit_files, audit_release
-        from hubspoke.audit import write_page as write_audit
 
         manifest = Manifest.read_current(project.root)
 
@@ -145,7 +146,8 @@ def audit(names: tuple[str, ...], files: bool, html: Path | None) -> None:
         note = f" ({verdict.note})" if verdict.note else ""
         click.echo(f"{verdict.status:<7} {failed:>10} {tested:<14} {beside:<18} {rule}{note}")
     if html:
-        write_audit(verdicts, "Files before they land" if files else "The current release", html)
+        title = "Files before they land" if files else "The current release"
+        write_page("audit.html", html, verdicts=verdicts, title=title, now=datetime.now(UTC))
         click.echo(f"Wrote {html}. Open it in a browser.")
     judged = [verdict for verdict in verdicts if verdict.failed is not None]
     compared = [verdict for verdict in judged if verdict.agreement]

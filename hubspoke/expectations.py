@@ -30,6 +30,8 @@ from great_expectations.execution_engine import ExecutionEngine, SqlAlchemyExecu
 from great_expectations.expectations.expectation import Expectation
 from great_expectations.expectations.metrics import ColumnMapMetricProvider, column_condition_partial
 
+from hubspoke.sql import identifier
+
 # it logs what a finding's error says, rows' values with it
 logging.getLogger("great_expectations").addHandler(logging.NullHandler())
 logging.getLogger("great_expectations").propagate = False
@@ -223,7 +225,7 @@ class Auditor:
 
     def _is_of_nothing(self, view: str, rule: Rule) -> bool:
         """Whether there is nothing that the rule's figure is of: no value or, for a share of rows, no row."""
-        counted = "*" if rule.template == "null_share" else _identifier(rule.arguments["column_name"])
+        counted = "*" if rule.template == "null_share" else identifier(rule.arguments["column_name"])
         row = self._connection.execute(f"select count({counted}) = 0 from {view}").fetchone()
         return bool(row and row[0])
 
@@ -264,17 +266,13 @@ def _first_line(error: Exception) -> str:
     return _without_values(str(error).replace("\n", " "))
 
 
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _verbatim(sql: Any) -> str:
     """Write SQL so that str.format (braces) and sqlalchemy.text (a colon before a word) leave it as it is."""
     return re.sub(r"(?<![:\w\\]):(?=\w)", r"\\:", str(sql)).replace("{", "{{").replace("}", "}}")
 
 
 def _column(name: str) -> str:
-    return _verbatim(_identifier(name))
+    return _verbatim(identifier(name))
 
 
 def _columns(names: list[str]) -> str:

@@ -14,6 +14,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from hubspoke.lineage import parse
+from hubspoke.sql import identifier
 
 NUMBERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL"} | {
     "UTINYINT",
@@ -115,7 +116,7 @@ class Target:
 
     def others(self, column: str) -> list[str]:
         """Return values for a column, as SQL, that it may well not hold; null comes last."""
-        near = [value.format(_quoted(column)) for value in NEIGHBOURS.get(self.kind(column), [])]
+        near = [value.format(identifier(column)) for value in NEIGHBOURS.get(self.kind(column), [])]
         return [*self.extremes(column), *near, "null"]
 
     def beyond(self) -> list[str]:
@@ -126,13 +127,10 @@ class Target:
     def replaced(self, values: dict[str, str], rows: str) -> str:
         """Return the query for some rows with other values in some columns, each as its column's type can hold it."""
         replacements = ", ".join(
-            f"try_cast(try({value}) as {self.columns[column]}) as {_quoted(column)}" for column, value in values.items()
+            f"try_cast(try({value}) as {self.columns[column]}) as {identifier(column)}"
+            for column, value in values.items()
         )
         return f"select * replace ({replacements}) from {rows}"
-
-
-def _quoted(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
 
 
 EMPTIED = Fault("no rows", "from data where false")
@@ -208,7 +206,7 @@ def _few_or_many_values(target: Target) -> Iterator[Fault]:
     number = "cast(row_number() over () as integer)"
     own = {"time": f"date '1500-01-01' + {number}"}.get(target.kind(column), number)
     # not through try(), which no window function may stand in
-    value = f"try_cast({own} as {target.columns[column]}) as {_quoted(column)}"
+    value = f"try_cast({own} as {target.columns[column]}) as {identifier(column)}"
     yield Fault(f"a value of its own in {column}, in every row", f"select * replace ({value}) from data")
     yield from _other_values(target, column)
     yield EMPTIED
@@ -237,7 +235,7 @@ def _second_partner(target: Target) -> Iterator[Fault]:
 
 
 def _busy_day(target: Target) -> Iterator[Fault]:
-    day = f"cast({_quoted(target.column)} as date)"
+    day = f"cast({identifier(target.column)} as date)"
     last = f"from judged where {day} = (select max({day}) from judged)"
     yield Fault(
         "the last day's rows a thousand times more",

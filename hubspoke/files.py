@@ -50,11 +50,6 @@ def _sweep(folder: Path) -> None:
             leftover.unlink()
 
 
-def quoted(path: Path) -> str:
-    """Return a path as it stands between the quotes of a SQL text."""
-    return str(path).replace("'", "''")
-
-
 def sync(path: Path) -> None:
     """Force a file or folder to disk, so that a later rename cannot outlive what it names."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -15,8 +15,9 @@ import duckdb
 from pydantic import BaseModel
 
 from hubspoke.errors import HubspokeError
-from hubspoke.files import UNFINISHED, commit_folder, exclusive, quoted
+from hubspoke.files import UNFINISHED, commit_folder, exclusive
 from hubspoke.sources import SourceTable
+from hubspoke.sql import quoted
 
 Progress = Callable[[str, float], None]
 """Called with a table's name and its share done, 0 to 1."""

@@ -34,6 +34,19 @@ class Manifest:
             raise HubspokeError(f"{path} is missing: dbt has not parsed the project yet. Run: dbt parse")
         return cls(json.loads(path.read_text()))
 
+    @classmethod
+    def read_current(cls, root: Path) -> "Manifest":
+        """Read the manifest, after dbt has parsed the project anew if a YAML file of ``models/`` is newer than it.
+
+        Raises:
+            HubspokeError: dbt could not parse the project; its own message is passed on.
+        """
+        path = root / "target" / "manifest.json"
+        newest = max((file.stat().st_mtime for file in (root / "models").rglob("*.yml")), default=0.0)
+        if not path.is_file() or path.stat().st_mtime < newest:
+            _run_dbt(root, "parse", "--quiet")
+        return cls.read(root)
+
     @cached_property
     def models(self) -> list[Node]:
         """The project's models."""
@@ -53,6 +66,24 @@ class Manifest:
         return data_tests | {
             node_id: [by_name[node["model"]]] for node_id, node in self.unit_tests.items() if node["model"] in by_name
         }
+
+    def subject(self, test: Node) -> Node:
+        """Return the model, seed or source that a data test is on; nothing for a singular test."""
+        if test.get("attached_node"):
+            return self.get(test["attached_node"])
+        # dbt attaches no source
+        about = str((test.get("test_metadata") or {}).get("kwargs", {}).get("model", ""))
+        for node_id in test["depends_on"]["nodes"]:
+            source = self.sources.get(node_id, {})
+            if source and f"source('{source['source_name']}', '{source['name']}')" in about:
+                return source
+        return {}
+
+    @cached_property
+    def row_templates(self) -> set[str]:
+        """Templates that judge rows: they say which rows break them, or which columns may not repeat."""
+        names = {macro["name"] for macro in self.macros.values()}
+        return {name.removesuffix(end) for end in ("__broken", "__key") for name in names if name.endswith(end)}
 
     @cached_property
     def spokes(self) -> list[Node]:
@@ -91,19 +122,6 @@ class Manifest:
     def get(self, node_id: str) -> Node:
         """Return a node, source or unit test by its unique id."""
         return self.nodes.get(node_id) or self.sources.get(node_id) or self.unit_tests[node_id]
-
-    @classmethod
-    def read_current(cls, root: Path) -> "Manifest":
-        """Read the manifest, after dbt has parsed the project anew if a YAML file of ``models/`` is newer than it.
-
-        Raises:
-            HubspokeError: dbt could not parse the project; its own message is passed on.
-        """
-        path = root / "target" / "manifest.json"
-        newest = max((file.stat().st_mtime for file in (root / "models").rglob("*.yml")), default=0.0)
-        if not path.is_file() or path.stat().st_mtime < newest:
-            _run_dbt(root, "parse", "--quiet")
-        return cls.read(root)
 
 
 def folders(node: Node) -> list[str]:

@@ -10,10 +10,10 @@ import duckdb
 
 from hubspoke.errors import HubspokeError
 from hubspoke.faults import FAULTS, Fault, Target, anything
-from hubspoke.files import quoted
 from hubspoke.manifest import Manifest, Node, compile_project
 from hubspoke.project import Project
 from hubspoke.quality import open_hub
+from hubspoke.sql import quoted
 
 ROWS_SAMPLED = 200_000
 """Rows of a model that a rule on rows is tried on; only a rule that stays green there is tried on all of them."""
@@ -67,7 +67,7 @@ def mutate(project: Project, names: Collection[str], report: Callable[[int, int]
     open_hub(project).close()  # dbt would only say that it cannot
     compiled = compile_project(project.root, "resource_type:test")
     manifest = Manifest.read(project.root)
-    on = {test["unique_id"]: _name(_subject(test, manifest)) for test in manifest.tests}
+    on = {test["unique_id"]: _name(manifest.subject(test)) for test in manifest.tests}
     unknown = set(names) - set(on.values())
     if unknown:
         raise HubspokeError(
@@ -85,19 +85,6 @@ def mutate(project: Project, names: Collection[str], report: Callable[[int, int]
             outcomes.append(Outcome(test["name"], subject, test["original_file_path"], verdict, says))
             report(done, len(tests))
     return sorted(outcomes, key=lambda outcome: (list(Verdict).index(outcome.verdict), outcome.file, outcome.rule))
-
-
-def _subject(test: Node, manifest: Manifest) -> Node:
-    """Return the model, seed or source that a test is on; nothing for a singular test."""
-    if test.get("attached_node"):
-        return manifest.get(test["attached_node"])
-    # dbt attaches no source
-    about = str((test.get("test_metadata") or {}).get("kwargs", {}).get("model", ""))
-    for node_id in test["depends_on"]["nodes"]:
-        source = manifest.sources.get(node_id, {})
-        if source and f"source('{source['source_name']}', '{source['name']}')" in about:
-            return source
-    return {}
 
 
 def _name(node: Node) -> str:
@@ -133,8 +120,6 @@ class _Laboratory:
 
     def __init__(self, project: Project, manifest: Manifest) -> None:
         self._hub, self._manifest = project.hub, manifest
-        macros = {macro["name"] for macro in manifest.macros.values()}
-        self._on_rows = {template for template in FAULTS if {f"{template}__broken", f"{template}__key"} & macros}
         self._relations: set[str] = set()
 
     def __enter__(self) -> "_Laboratory":
@@ -176,7 +161,7 @@ class _Laboratory:
         """
         question = _question(test, sql, let_through)
         template = (test.get("test_metadata") or {}).get("name", "")
-        subject = _subject(test, self._manifest)
+        subject = self._manifest.subject(test)
         read = [self._manifest.get(node_id) for node_id in test["depends_on"]["nodes"]]
         missing = [node["name"] for node in read if node["relation_name"] not in self._relations]
         if missing:
@@ -201,7 +186,7 @@ class _Laboratory:
             return Verdict.NOT_TRIED, f"{_name(subject)} holds no row to plant a fault in"
         if not self._has_rows(judged):
             return Verdict.SURVIVED, f"its where selects no row: {where}"
-        if template in self._on_rows:
+        if template in self._manifest.row_templates:
             self._engine.execute(f"create or replace table memory.sample as {judged} limit {ROWS_SAMPLED}")
             found = self._hunt(question, [_Bed(relation, "from memory.sample", where, FAULTS[template](target))])
             (sampled,) = self._engine.execute("select count(*) from memory.sample").fetchall()[0]

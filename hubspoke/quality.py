@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import duckdb
-from jinja2 import Environment, PackageLoader, select_autoescape
 
 from hubspoke.errors import HubspokeError
 from hubspoke.project import Project
@@ -133,10 +131,3 @@ def open_hub(project: Project) -> duckdb.DuckDBPyConnection:
         return duckdb.connect(project.hub, read_only=True)
     except duckdb.IOException:
         raise HubspokeError(f"{project.hub} is being built. Run this again when the build has ended.") from None
-
-
-def write_page(rules: list[RuleHistory], path: Path) -> None:
-    """Write the histories as one HTML file that needs nothing else: no script from elsewhere, no network."""
-    environment = Environment(loader=PackageLoader("hubspoke"), autoescape=select_autoescape())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(environment.get_template("quality.html").render(rules=rules))

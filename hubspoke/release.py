@@ -21,11 +21,12 @@ from pydantic import BaseModel
 
 from hubspoke.errors import HubspokeError
 from hubspoke.fence import violations
-from hubspoke.files import UNFINISHED, commit_folder, exclusive, point, quoted, sync, sync_tree
+from hubspoke.files import UNFINISHED, commit_folder, exclusive, point, sync, sync_tree
 from hubspoke.fingerprint import fingerprints
 from hubspoke.manifest import Manifest, Node, spoke_of
 from hubspoke.project import Project
 from hubspoke.readiness import Build, Obstacle, Result, obstacles
+from hubspoke.sql import quoted
 
 
 class Relation(BaseModel):
@@ -253,10 +254,10 @@ class ReleaseStore:
                 if relation.spoke != spoke:
                     continue
                 file.execute(f"create view {node['name']} as {self._select(relation)}")
-                file.execute(f"comment on view {node['name']} is '{_text(node['description'])}'")
+                file.execute(f"comment on view {node['name']} is '{quoted(node['description'])}'")
                 for column in node["columns"].values():
                     file.execute(
-                        f"comment on column {node['name']}.{column['name']} is '{_text(column['description'])}'"
+                        f"comment on column {node['name']}.{column['name']} is '{quoted(column['description'])}'"
                     )
         path.chmod(0o444)
 
@@ -379,7 +380,3 @@ def measure(hub: duckdb.DuckDBPyConnection, node: Node) -> Relation:
         f"select count(*), coalesce(sum(hash(_whole_row)::hugeint), 0) from {node['relation_name']} as _whole_row"
     ).fetchone()
     return Relation(spoke=spoke_of(node), rows=row[0], checksum=str(row[1]), contract=contract, snapshot_id=0, files=[])
-
-
-def _text(text: str) -> str:
-    return text.replace("'", "''")
