@@ -37,12 +37,12 @@ class Cost:
     memory: int
 
 
-def run(warehouse: Path, *command: str | Path) -> Cost:
-    """Run a command on a warehouse of its own; a command that fails ends the bench with what it printed."""
+def run(warehouse: Path, *command: str | Path, project: Path = ROOT) -> Cost:
+    """Run a command of a project on a warehouse of its own; one that fails ends the bench with what it printed."""
     started = time.monotonic()
     process = subprocess.Popen(
         list(map(str, command)),
-        cwd=ROOT,
+        cwd=project,
         env={**os.environ, "HUBSPOKE_WAREHOUSE": str(warehouse)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

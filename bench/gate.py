@@ -11,7 +11,6 @@ It stops if these do not count the same. Nothing of the project's own warehouse 
 """
 
 import json
-import os
 import resource
 import shutil
 import subprocess
@@ -23,13 +22,12 @@ from typing import Any
 
 import duckdb
 import yaml
+from build import BIN, ROOT, run
 from rich.console import Console
 from rich.table import Table
 
 from hubspoke.sources import read_sources
 
-ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
 REPEATS = 2
 MEMORY_LIMIT = "1500MB"
 
@@ -97,7 +95,7 @@ def write_project(folder: Path, table: str, action: str, share: float) -> str:
 
 def statements_of_the_gate(folder: Path, table: str) -> list[str]:
     """Build the project and return what its gate ran to find and to count the rows, as dbt logged it."""
-    run(folder, folder / "warehouse", "dbt", "--log-format-file", "json", "run")
+    run(folder / "warehouse", BIN / "dbt", "--log-format-file", "json", "run", project=folder)
     found = []
     for line in (folder / "logs/dbt.log").read_text().splitlines():
         event = json.loads(line)
@@ -198,22 +196,6 @@ def measure(table: str, action: str, share: float, folder: Path) -> dict[str, fl
     return {**best, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0}
 
 
-def run(folder: Path, warehouse: Path, command: str, *arguments: str) -> float:
-    """Run a command of this environment and return its seconds; one that fails ends the bench with what it printed."""
-    started = time.monotonic()
-    process = subprocess.run(
-        [BIN / command, *arguments],
-        cwd=folder,
-        env={**os.environ, "HUBSPOKE_WAREHOUSE": str(warehouse)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if process.returncode:
-        sys.exit(f"{command} {' '.join(arguments)} failed:\n{process.stdout}{process.stderr}")
-    return time.monotonic() - started
-
-
 def cost_in_a_build(folder: Path) -> tuple[float, float]:
     """Return the seconds that the example's models take with their gate and without; the best of two, in turn."""
     hook = '      - { sql: "{{ quality_gate() }}", transaction: false }\n'
@@ -228,12 +210,13 @@ def cost_in_a_build(folder: Path) -> tuple[float, float]:
     assert hook in settings.read_text()  # noqa: S101 -- else both builds are gated
     settings.write_text(settings.read_text().replace(hook, ""))
     warehouse = folder / "warehouse"
-    run(folder / "gated", warehouse, "hubspoke", "ingest")
+    run(warehouse, BIN / "hubspoke", "ingest", project=folder / "gated")
     for name in ("gated", "plain"):
-        run(folder / name, warehouse, "dbt", "seed")
+        run(warehouse, BIN / "dbt", "seed", project=folder / name)
     for _ in range(2):
         for name in ("plain", "gated"):
-            best[name] = min(run(folder / name, warehouse, "dbt", "run"), best.get(name, 1e9))
+            cost = run(warehouse, BIN / "dbt", "run", project=folder / name)
+            best[name] = min(cost.seconds, best.get(name, 1e9))
     return best["gated"], best["plain"]
 
 

@@ -30,6 +30,7 @@
 
 {#- While dbt parses: checks a rule's parameters and actions against what its template declares. -#}
 {% macro _check_rule(test, arguments, declared) %}
+    {%- if execute -%}{{ return('') }}{%- endif -%}
     {%- set known = declared | reject('equalto', '_any_of') | list -%}
     {%- set faults = [] -%}
     {%- for name, value in arguments.items() -%}
@@ -60,6 +61,7 @@
 
 {#- While dbt parses: checks what a rule's config says about rows that fail. -#}
 {% macro _check_action(test, takes_rows_out) %}
+    {%- if execute -%}{{ return('') }}{%- endif -%}
     {%- set settings, faults = test.config.meta or {}, [] -%}
     {%- set actions, known = ['warn', 'quarantine', 'drop', 'fail'], ['on_failure', 'max_failed_share'] -%}
     {%- set action = settings.get('on_failure') -%}

@@ -2,20 +2,20 @@
     describes the rule. -#}
 {% macro read_rule(column_name, arguments, parameters) %}
     {%- if column_name is not none -%}{%- do arguments.update({'column_name': column_name}) -%}{%- endif -%}
-    {%- if not execute -%}{%- do _check_rule(model, arguments, parameters) -%}{%- endif -%}
+    {%- do _check_rule(model, arguments, parameters) -%}
     {{ return(_describe(model, arguments)) }}
 {% endmacro %}
 
 {#- Second step, for a rule on rows: the failing rows. -#}
 {% macro row_test(relation, rule, broken) -%}
-    {%- if not execute -%}{%- do _check_action(model, takes_rows_out=true) -%}{%- endif -%}
+    {%- do _check_action(model, takes_rows_out=true) -%}
     {%- set failing -%} select * from {{ relation }} where {{ broken }} {%- endset -%}
     {{ _failures(relation, rule, failing) }}
 {%- endmacro %}
 
 {#- Second step, for a rule on a key: every row but the first of each that repeats. -#}
 {% macro key_test(relation, rule, key) -%}
-    {%- if not execute -%}{%- do _check_action(model, takes_rows_out=true) -%}{%- endif -%}
+    {%- do _check_action(model, takes_rows_out=true) -%}
     {%- set failing -%}
         select * from (
             select
@@ -33,7 +33,7 @@
 
 {#- Second step, for a rule on the whole table: one row with the observed figure, if that is unfit. -#}
 {% macro whole_test(relation, rule, observed, unfit) -%}
-    {%- if not execute -%}{%- do _check_action(model, takes_rows_out=false) -%}{%- endif -%}
+    {%- do _check_action(model, takes_rows_out=false) -%}
     {%- set failing -%}
         select * from (select {{ observed }} as _observed from {{ relation }}) as _figures where {{ unfit }}
     {%- endset -%}
@@ -42,7 +42,7 @@
 
 {#- Second step, for any other rule: the rows of a query of its own, which the gate does not measure. -#}
 {% macro query_test(relation, rule, failing) -%}
-    {%- if not execute -%}{%- do _check_action(model, takes_rows_out=false) -%}{%- endif -%}
+    {%- do _check_action(model, takes_rows_out=false) -%}
     {{ _failures(relation, rule, failing) }}
 {%- endmacro %}
 

@@ -317,3 +317,24 @@ def test_a_spoke_that_moves_against_its_release_is_found(sandbox: Sandbox) -> No
         "select rule, status from quality.results where rule like '%as_before' "
         "and run_id = (select arg_max(run_id, recorded_at) from quality.results) order by rule"
     ) == [("as_before", "fail"), ("rows_as_before", "fail"), ("sales_as_before", "fail")]
+
+
+@pytest.mark.parametrize(("child", "parent"), [("children", "parents"), ("orders", "customers")])
+def test_a_relationship_between_two_sources_can_fail(tmp_path: Path, child: str, parent: str) -> None:
+    sandbox = minimal_project(tmp_path / "project")
+    (sandbox.root / "exports").mkdir()
+    tables = []
+    for name, ids in ((parent, "(1), (2)"), (child, "(1), (7), (8)")):
+        duckdb.sql(f"copy (from (values {ids}) as t (id)) to '{sandbox.root}/exports/{name}.parquet'")
+        tables.append({"name": name, "columns": [{"name": "id"}], "config": {"meta": {"file": f"{name}.parquet"}}})
+    arguments = {"to": f"source('shop', '{parent}')", "field": "id"}
+    tables[1]["columns"][0]["data_tests"] = [{"relationships": {"name": "of_a_parent", "arguments": arguments}}]
+    ingest = {"mechanism": "export", "location": "exports"}
+    meta = {"owner": "Shop", "ingest": ingest}
+    source = {"name": "shop", "schema": "landing_shop", "config": {"meta": meta}, "tables": tables}
+    staging = sandbox.root / "models/hub/staging/shop"
+    staging.mkdir(parents=True)
+    (staging / "_shop__sources.yml").write_text(yaml.safe_dump({"sources": [source]}))
+    sandbox.run("hubspoke", "ingest")
+    result = sandbox.run("dbt", "test", check=False)
+    assert "Got 2 results" in result.stdout
