@@ -107,7 +107,7 @@ def build(project: Project, select: tuple[str, ...], console: Console) -> bool:
     # slow to import (1 s): only the command that runs dbt pays for it
     from dbt.cli.main import dbtRunner
 
-    # a parsed project is a million objects that live to the end: the collector would walk through them again and again
+    # a parsed project is some 185,000 objects that live to the end: the collector would walk them again and again
     gc.set_threshold(200_000, 50, 100)
     _refuse_if_busy(project)
     watch = Watch()
