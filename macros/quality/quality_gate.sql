@@ -1,8 +1,8 @@
 {#- Post-hook of every model, after its commit: measures all its rules, in one statement for those on rows and keys and one for those on
     the whole table, and takes out of the table what `on_failure: quarantine` or `drop` says, before anyone reads it.
 
-    Where rows are to be taken out, those that break any rule are asked for first, with one predicate that the engine prunes and cuts
-    short; the rules are told apart on those few. Quarantined rows stay whole in quarantine.<model>, with every rule that they broke; dropped rows are counted.
+    Where rows are to be taken out, a second statement finds them, with a flag for each rule that any row broke, and for no other: a
+    hundred rules cost what the few do that are broken. Quarantined rows stay whole in quarantine.<model>, with every rule that they broke; dropped rows are counted.
     quality.ledger holds for each model that takes rows out: rows_in = rows_out + rows_quarantined + rows_dropped.
     quality.measurements holds every rule's count, for the test nodes to take instead of a scan of their own.
 
@@ -89,19 +89,16 @@
     {%- call statement('gate_begin', auto_begin=true) -%} select 1 {%- endcall -%}
     {%- set measured = namespace(rows=none, failed={}, observed={}) -%}
     {%- if row_rules -%}
-        {%- if takes_rows_out -%}
-            {%- do run_statement('create or replace temp table gate_suspects as ' ~ _suspects(row_rules)) -%}
-        {%- endif -%}
-        {%- set counts = run_query(_count_suspects(row_rules) if takes_rows_out else _count_failing(row_rules)).rows[0] -%}
+        {%- if takes_rows_out -%}{%- do _keep_repeated_keys(row_rules) -%}{%- endif -%}
+        {%- set counts = run_query(_count_failing(row_rules)).rows[0] -%}
         {%- set measured.rows = counts['rows_tested'] | int -%}
         {%- for rule in row_rules -%}
             {%- do measured.failed.update({rule.id: counts['failed_' ~ loop.index] | int}) -%}
         {%- endfor -%}
         {%- if takes_rows_out -%}
-            {%- do _take_rows_out(row_rules, counts) -%}
-            {%- do run_statement('drop table gate_suspects') -%}
+            {%- set taken = _take_rows_out(row_rules, measured) -%}
             {%- do run_statement(_insert_build(model.unique_id, _state(), model.compiled_code)) -%}
-            {%- do _keep_ledger(counts) -%}
+            {%- do _keep_ledger(measured.rows, taken) -%}
         {%- endif -%}
     {%- endif -%}
     {%- if whole_rules -%}
@@ -117,8 +114,8 @@
     {%- do adapter.commit() -%}
 {% endmacro %}
 
-{#- Where no rule takes rows out: the one statement that counts for all rules on rows and keys. count_if, not count with a filter:
-    the engine leaves out what its statistics say cannot be, and is twenty times as fast for a hundred rules. Of no rows it is null. -#}
+{#- The one statement that counts for all rules on rows and keys. count_if, not count with a filter: the engine leaves out what its
+    statistics say cannot be, and is twenty times as fast for a hundred rules. Of no rows it is null. -#}
 {% macro _count_failing(rules) %}
     select
         count(*) as rows_tested
@@ -126,49 +123,30 @@
         {% if rule.kind == 'row' -%}
             coalesce(count_if({{ _broken(rule) }}), 0)
         {%- else -%}
-            (select coalesce(sum(occurrences - 1), 0) from ({{ _repeated(rule, 'count(*) as occurrences') }}) as _repeated)
+            (select coalesce(sum(occurrences - 1), 0) from {{ rule.repeated or '(' ~ _repeated_keys(rule) ~ ')' }} as _repeated)
         {%- endif %} as failed_{{ loop.index }}
         {%- endfor %}
     from {{ this }} as _gated
 {% endmacro %}
 
-{#- Where a rule takes rows out: the one statement that scans for all rules on rows and keys: the rows that break any, with a flag for each. -#}
-{% macro _suspects(rules) %}
-    {%- set row_rules = rules | selectattr('kind', 'equalto', 'row') | list -%}
-    {%- set breaks_a_row_rule = [] -%}
-    {%- for rule in row_rules -%}{%- do breaks_a_row_rule.append(_broken(rule)) -%}{%- endfor -%}
-    select
-        rowid as _row,
-        {%- for rule in rules %}
-        {% if rule.kind == 'row' -%}
-            coalesce({{ _broken(rule) }}, false)
-        {%- else -%}
-            {%- set key = context[rule.template ~ '__key'](rule) -%}
-            {{ _in_rule(rule, key) }} and row_number() over (
-                partition by {{ _in_rule(rule, key) }}, {{ key | join(', ') }}
-                order by
-                    {{ '(' ~ breaks_a_row_rule | join(' or ') ~ ') is true, ' if breaks_a_row_rule -}}
-                    {{ rule.arguments.get('keep_first_by') or key | join(', ') }}, rowid
-            ) > 1
-        {%- endif %} as _rule_{{ loop.index }}{{ ',' if not loop.last }}
-        {%- endfor %}
-    from {{ this }} as _gated
-    where
-        {% for rule in rules -%}
-            {%- if rule.kind == 'row' -%}
-                {{ _broken(rule) }}
-            {%- else -%}
-                {%- set key = context[rule.template ~ '__key'](rule) -%}
-                {{ _in_rule(rule, key) }} and ({{ key | join(', ') }}) in ({{ _repeated(rule, '(' ~ key | join(', ') ~ ')') }})
-            {%- endif %}
-            {{- '\n        or ' if not loop.last }}
-        {%- endfor %}
+{#- Keeps the keys that come more than once, in a table for each key rule, which is from then on in `rule.repeated`: where rows are taken
+    out they are asked for twice, and grouping a table by its key is what costs most. -#}
+{% macro _keep_repeated_keys(rules) %}
+    {%- for rule in rules if rule.kind == 'key' -%}
+        {%- set table = 'gate_repeated_' ~ loop.index -%}
+        {%- do run_statement('create or replace temp table ' ~ table ~ ' as ' ~ _repeated_keys(rule)) -%}
+        {%- do rule.update({'repeated': table}) -%}
+    {%- endfor -%}
 {% endmacro %}
 
 {#- One row for each key that comes more than once. -#}
-{% macro _repeated(rule, selected) -%}
+{% macro _repeated_keys(rule) -%}
     {%- set key = context[rule.template ~ '__key'](rule) -%}
-    select {{ selected }} from {{ this }} where {{ _in_rule(rule, key) }} group by {{ key | join(', ') }} having count(*) > 1
+    select {{ key | join(', ') }}, count(*) as occurrences
+    from {{ this }}
+    where {{ _in_rule(rule, key) }}
+    group by {{ key | join(', ') }}
+    having count(*) > 1
 {%- endmacro %}
 
 {#- Whether a row counts for a key rule: within its `where`, with no null in the key, and not let through. -#}
@@ -179,41 +157,85 @@
     )
 {%- endmacro %}
 
-{#- One row: rows_tested, failed_<n> for each rule, and rows to quarantine and to drop. A row that is taken out counts only for the rules
-    that take it out. -#}
-{% macro _count_suspects(rules) %}
-    {%- set out, quarantined = ['false'], ['false'] -%}
-    {%- for rule in rules -%}
-        {%- if rule.on_failure in ['quarantine', 'drop'] -%}{%- do out.append('_rule_' ~ loop.index) -%}{%- endif -%}
-        {%- if rule.on_failure == 'quarantine' -%}{%- do quarantined.append('_rule_' ~ loop.index) -%}{%- endif -%}
+{#- Takes out what quarantine and drop rules found, counts again for the rules that any row broke (a row that is taken out counts only for
+    the rules that take it out), and returns the row of counts. -#}
+{% macro _take_rows_out(rules, measured) %}
+    {%- set broken = [] -%}
+    {%- for rule in rules if measured.failed[rule.id] -%}{%- do broken.append(rule) -%}{%- endfor -%}
+    {%- set broken = broken if _takes_rows_out(broken) else [] -%}
+    {%- do run_statement('create or replace temp table gate_suspects as ' ~ _suspects(broken)) -%}
+    {%- set counts = run_query(_count_suspects(broken)).rows[0] -%}
+    {%- for rule in broken -%}
+        {%- do measured.failed.update({rule.id: counts['failed_' ~ loop.index] | int}) -%}
     {%- endfor -%}
-    {%- set is_out, is_quarantined = '(' ~ out | join(' or ') ~ ')', '(' ~ quarantined | join(' or ') ~ ')' -%}
+    {%- do run_statement(
+        'create or replace table quarantine.' ~ adapter.quote(this.identifier) ~ ' as select _gated.*, concat_ws(' ~ "', ', null"
+        ~ _names_if_broken(broken) ~ ') as _rules_broken, ' ~ _text(model.name) ~ ' as _model, ' ~ _text(invocation_id)
+        ~ ' as _run_id, now() as _quarantined_at from ' ~ this ~ ' as _gated inner join gate_suspects on _gated.rowid = gate_suspects._row where '
+        ~ _breaks(broken, ['quarantine'])
+    ) -%}
+    {%- do run_statement(
+        'delete from ' ~ this ~ ' where rowid in (select _row from gate_suspects where ' ~ _breaks(broken, ['quarantine', 'drop']) ~ ')'
+    ) -%}
+    {%- do run_statement('drop table gate_suspects') -%}
+    {%- for rule in rules if rule.repeated -%}{%- do run_statement('drop table ' ~ rule.repeated) -%}{%- endfor -%}
+    {{ return(counts) }}
+{% endmacro %}
+
+{#- The rows that break any of these rules, with a flag for each. Of rows that repeat a key, one that breaks no other rule stays. -#}
+{% macro _suspects(rules) %}
+    {%- set is_faulty, is_suspect = [], ['false'] -%}
+    {%- for rule in rules -%}
+        {%- if rule.kind == 'row' -%}
+            {%- do is_faulty.append(_broken(rule)) -%}
+            {%- do is_suspect.append(_broken(rule)) -%}
+        {%- else -%}
+            {%- set key = context[rule.template ~ '__key'](rule) -%}
+            {%- do is_suspect.append(
+                _in_rule(rule, key) ~ ' and (' ~ key | join(', ') ~ ') in (select (' ~ key | join(', ') ~ ') from ' ~ rule.repeated ~ ')'
+            ) -%}
+        {%- endif -%}
+    {%- endfor -%}
     select
-        (select count(*) from {{ this }}) as rows_tested,
+        rowid as _row
+        {%- for rule in rules %},
+        {% if rule.kind == 'row' -%}
+            coalesce({{ _broken(rule) }}, false)
+        {%- else -%}
+            {%- set key = context[rule.template ~ '__key'](rule) -%}
+            {{ _in_rule(rule, key) }} and row_number() over (
+                partition by {{ _in_rule(rule, key) }}, {{ key | join(', ') }}
+                order by
+                    {{ '(' ~ is_faulty | join(' or ') ~ ') is true, ' if is_faulty -}}
+                    {{ rule.arguments.get('keep_first_by') or key | join(', ') }}, rowid
+            ) > 1
+        {%- endif %} as _rule_{{ loop.index }}
+        {%- endfor %}
+    from {{ this }} as _gated
+    where {{ is_suspect | join('\n        or ') }}
+{% endmacro %}
+
+{#- One row: failed_<n> for each rule, and the rows to quarantine and to drop. -#}
+{% macro _count_suspects(rules) %}
+    {%- set is_out, is_quarantined = _breaks(rules, ['quarantine', 'drop']), _breaks(rules, ['quarantine']) -%}
+    select
         {%- for rule in rules %}
         coalesce(count_if(_rule_{{ loop.index }} {{ 'and not ' ~ is_out if rule.on_failure in ['warn', 'fail'] }}), 0) as failed_{{ loop.index }},
         {%- endfor %}
         coalesce(count_if({{ is_quarantined }}), 0) as quarantined,
-        coalesce(count_if({{ is_out }} and not {{ is_quarantined }}), 0) as dropped,
-        {{ _text(is_out) }} as is_out,
-        {{ _text(is_quarantined) }} as is_quarantined
+        coalesce(count_if({{ is_out }} and not {{ is_quarantined }}), 0) as dropped
     from gate_suspects
 {% endmacro %}
 
-{% macro _take_rows_out(rules, counts) %}
-    {%- do run_statement(
-        'create or replace table quarantine.' ~ adapter.quote(this.identifier) ~ ' as select _gated.*, concat_ws(' ~ "', '"
-        ~ _names_if_broken(rules) ~ ') as _rules_broken, ' ~ _text(model.name) ~ ' as _model, ' ~ _text(invocation_id)
-        ~ ' as _run_id, now() as _quarantined_at from ' ~ this ~ ' as _gated inner join gate_suspects on _gated.rowid = gate_suspects._row where '
-        ~ counts['is_quarantined']
-    ) -%}
-    {%- do run_statement('delete from ' ~ this ~ ' where rowid in (select _row from gate_suspects where ' ~ counts['is_out'] ~ ')') -%}
-{% endmacro %}
+{#- Whether a suspect breaks a rule with one of these actions. -#}
+{% macro _breaks(rules, actions) -%}
+    (false {%- for rule in rules if rule.on_failure in actions %} or _rule_{{ rules.index(rule) + 1 }}{% endfor -%})
+{%- endmacro %}
 
 {#- Notes where every row went; a build in which they do not add up fails. -#}
-{% macro _keep_ledger(counts) %}
+{% macro _keep_ledger(rows_in, taken) %}
     {%- set rows_out = run_query('select count(*) from ' ~ this).rows[0][0] | int -%}
-    {%- set quarantined, dropped, rows_in = counts['quarantined'] | int, counts['dropped'] | int, counts['rows_tested'] | int -%}
+    {%- set quarantined, dropped = taken['quarantined'] | int, taken['dropped'] | int -%}
     {%- if rows_in != rows_out + quarantined + dropped -%}
         {%- do exceptions.raise_compiler_error(
             model.name ~ ': ' ~ rows_in ~ ' rows went in, but ' ~ rows_out ~ ' came out, ' ~ quarantined

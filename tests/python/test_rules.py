@@ -179,12 +179,13 @@ def test_the_ledger_and_the_history_add_up(gated: Sandbox) -> None:
     ]
 
 
-def test_one_statement_scans_the_model_for_all_its_rules(gated: Sandbox) -> None:
+def test_one_statement_counts_for_all_rules_one_groups_by_the_key_and_one_finds_the_rows(gated: Sandbox) -> None:
     [(run_id,)] = gated.query("select distinct run_id from quality.results")
     with duckdb.connect(gated.root / "warehouse/hub.duckdb", read_only=True) as hub:
-        assert scans(hub, run_id) == 1  # as the summary says
+        assert scans(hub, run_id) == 3  # as the summary says
     log = (gated.root / "logs/dbt.log").read_text()
-    assert log.count('from "hub"."core"."lines" as _gated\n') == 1
+    assert log.count("create or replace temp table gate_repeated") == 1
+    assert log.count('from "hub"."core"."lines" as _gated\n') == 2
 
 
 def test_a_decision_lets_rows_through_and_taking_it_back_holds_them_again(gated: Sandbox) -> None:
