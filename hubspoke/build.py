@@ -202,6 +202,7 @@ def _summarise(project: Project, watch: Watch, seconds: float, console: Console)
     is_active = shutil.which("hubspoke") == str(here / "hubspoke")
     command = "hubspoke" if is_active else f"{os.path.relpath(here)}/hubspoke"
     readers_see = f"readers keep release {current.number}" if current else "there is none yet"
+    released, *further = watch.outcome.splitlines() or [""]
     lines = {
         "landed": f"{sum(load.rows for load in landed):,} rows in {len(landed)} tables",
         "built": f"{_count(watch.done['model'], 'model')} in {seconds:.0f} s",
@@ -209,8 +210,9 @@ def _summarise(project: Project, watch: Watch, seconds: float, console: Console)
         f"and {_count(watch.done['unit_test'], 'unit test')}: "
         f"{watch.failed} failed, {watch.warned} warned",
         "held back": f"{quarantined:,} rows quarantined, {dropped:,} dropped by a declared filter",
-        "release": watch.outcome or f"None was made; {readers_see}.",
+        "release": released or f"None was made; {readers_see}.",
     }
+    lines |= {name: text for line in further for name, text in [line.split(": ", 1)]}
     if watch.problems and not watch.outcome.startswith("Release"):
         lines["next"] = f"put right what is named above, then: {command} build"
     elif current and watch.outcome.startswith("Release"):

@@ -253,8 +253,91 @@ def rollback(number: int | None) -> None:
 
     No data moves. Readers stay there until a green build comes out different from the newest release.
     """
-    release = ReleaseStore(Project.find().release).rollback(number)
+    project = Project.find()
+    release = ReleaseStore(project.release).rollback(number)
     click.echo(f"Readers see release {release.number} of {release.released_at:%Y-%m-%d %H:%M:%S} UTC.")
+    if (project.root / "target" / "manifest.json").is_file():
+        from hubspoke import postgres
+
+        told = postgres.outcome(project, Manifest.read(project.root))
+        if told:
+            click.echo(told)
+
+
+@cli.command()
+def publish() -> None:
+    """Let PostgreSQL's readers see what readers of the release see now.
+
+    Every release and rollback does this by itself; type it where one could not. Only what differs is copied. The server
+    is the one that HUBSPOKE_POSTGRES names (a connection string), else the one that hubspoke serve postgres runs.
+    """
+    from hubspoke import postgres
+
+    project = Project.find()
+    with Console(stderr=True).status("publishing to PostgreSQL"):
+        done = postgres.publish(project, Manifest.read_current(project.root))
+    if done is None:
+        raise HubspokeError(
+            "no PostgreSQL server is configured: set HUBSPOKE_POSTGRES, or run: hubspoke serve postgres"
+        )
+    click.echo(f"PostgreSQL: {done}")
+    if done.attempts:
+        click.echo(
+            f"{done.rows:,} rows copied in {done.copy_s:.1f} s; the swap took {done.pause_ms:.0f} ms, at attempt "
+            f"{done.attempts}."
+        )
+
+
+@cli.group(cls=_InOrder)
+def spokes() -> None:
+    """Who may read: passwords, and PostgreSQL's roles."""
+
+
+@spokes.command(name="password")
+@click.argument("spoke")
+def spokes_password(spoke: str) -> None:
+    """Have a password made for SPOKE, or for a tenant of it (SPOKE_TENANT), if it has none; it is never printed.
+
+    To change one, remove its file and type this again, then: hubspoke spokes sync
+    """
+    from hubspoke.credentials import make_password
+    from hubspoke.orders import accounts
+
+    project = Project.find()
+    known = accounts(Manifest.read_current(project.root))
+    if spoke not in known:
+        raise HubspokeError(f"no exposure names a spoke or tenant {spoke}; there are {', '.join(known)}")
+    file = make_password(project, spoke)
+    click.echo(f"Made: {file}" if file else f"{spoke} has a password already.")
+
+
+@spokes.command(name="sync")
+def spokes_sync() -> None:
+    """Make PostgreSQL's roles what the exposures say: new ones, their passwords, what each may read, removed ones."""
+    from hubspoke.roles import sync
+
+    project = Project.find()
+    for line in sync(project, Manifest.read_current(project.root)):
+        click.echo(line)
+
+
+@cli.group(cls=_InOrder)
+def serve() -> None:
+    """Run a server on this machine for people who try the product out."""
+
+
+@serve.command(name="postgres")
+@click.option("--port", type=int, help="Port on the local host; default: the one it had before, or a free one.")
+@click.option("--background", is_flag=True, help="Return once it runs; to stop it: --stop")
+@click.option("--stop", is_flag=True, help="Stop the one that runs.")
+def serve_postgres(port: int | None, background: bool, stop: bool) -> None:
+    """Run a private PostgreSQL for this warehouse, with a role for each spoke, and publish the release to it.
+
+    It listens on this machine alone, and keeps its data in the warehouse. Runs until Ctrl-C.
+    """
+    from hubspoke.serving import serve as run
+
+    run(Project.find(), port, background=background, stop=stop, tell=click.echo)
 
 
 @cli.command()

@@ -44,6 +44,11 @@ def make_password(project: Project, spoke: str) -> Path | None:
     return file
 
 
+def secret_place(project: Project, spoke: str) -> str:
+    """Say where a spoke's password is: the environment variable or the file."""
+    return f"${_variable(spoke)}" if os.environ.get(_variable(spoke)) else str(_file(project, spoke))
+
+
 def _variable(spoke: str) -> str:
     return f"HUBSPOKE_PASSWORD_{spoke.upper()}"
 

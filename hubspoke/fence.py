@@ -13,6 +13,7 @@ from sqlglot import exp
 
 from hubspoke.lineage import Lineage, parse, relation_key, table_key
 from hubspoke.manifest import Manifest, Node, folders, meta, spoke_of
+from hubspoke.orders import faults
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,11 @@ def spokes_are_delivered(manifest: Manifest) -> Iterator[tuple[Node, str]]:
                 yield exposure, f"exposure {exposure['name']} rests on {node['name']}, which is not its spoke's own"
 
 
+def postgres_orders_can_be_filled(manifest: Manifest) -> Iterator[tuple[Node, str]]:
+    """What an exposure orders from PostgreSQL, and the keys and indexes of its models, are there and well written."""
+    yield from faults(manifest)
+
+
 def reads_through_ref(manifest: Manifest, compiled: dict[str, str]) -> Iterator[tuple[Node, str]]:
     """A model names no table or file by hand: dbt would not know that it reads it."""
     for model in manifest.models:
@@ -205,6 +211,7 @@ RULES: list[Rule] = [
     same_name_same_type,
     models_are_short,
     spokes_are_delivered,
+    postgres_orders_can_be_filled,
 ]
 
 

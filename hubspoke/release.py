@@ -275,7 +275,8 @@ def release_run(
             project's own is not released.
 
     Returns:
-        One sentence for the person who ran it: what was released, or why nothing was.
+        One sentence for the person who ran it: what was released, or why nothing was; where an exposure orders
+        PostgreSQL, a second line: what its readers see.
 
     Raises:
         HubspokeError: The run was green, but the project breaks a rule of the house, or another process is releasing.
@@ -303,15 +304,20 @@ def release_run(
     release, changed = store.publish(hub, manifest.spokes, run_id)
     newest = max(known.number for known in store.releases())
     if release.number != newest:
-        return (
+        told = (
             f"Release {release.number} stays current: readers were taken back to it, and nothing has changed since "
             f"release {newest}."
         )
-    if current and release.number == current.number:
-        return f"Release {release.number} is still current: no relation changed."
-    gone = len((before.relations if before else {}).keys() - release.relations.keys())
-    removed = f", {gone} removed" if gone else ""
-    return f"Released {release.number}: {len(changed)} of {len(release.relations)} relations changed{removed}."
+    elif current and release.number == current.number:
+        told = f"Release {release.number} is still current: no relation changed."
+    else:
+        gone = len((before.relations if before else {}).keys() - release.relations.keys())
+        removed = f", {gone} removed" if gone else ""
+        told = f"Released {release.number}: {len(changed)} of {len(release.relations)} relations changed{removed}."
+    # publishes what this module makes
+    from hubspoke import postgres
+
+    return f"{told}\n{postgres.outcome(project, manifest)}".strip()
 
 
 def _note_fingerprints(hub: duckdb.DuckDBPyConnection, run_id: str, now: dict[str, str]) -> None:
