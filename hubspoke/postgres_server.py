@@ -222,14 +222,14 @@ class LocalServer:
                 return
 
     def _make_database(self, port: int) -> None:
-        """Make the database, and let nobody but the publisher into the others."""
+        """Make the database, and let nobody but the publisher into any, until roles are made."""
         import psycopg
 
         parameters = self.parameters() | {"dbname": "postgres"}
         with psycopg.connect(**parameters, autocommit=True) as connection:
             if not connection.execute("select 1 from pg_database where datname = %s", [DATABASE]).fetchall():
                 connection.execute(f"create database {DATABASE}")
-            for database in ("postgres", "template1"):
+            for database in ("postgres", "template1", DATABASE):
                 connection.execute(f"revoke all on database {database} from public")
 
 

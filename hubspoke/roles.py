@@ -49,12 +49,13 @@ def sync(project: Project, manifest: Manifest, server: LocalServer | None = None
         )
     with connection, publishing(connection):
         try:
-            return _sync(project, connection, orders(manifest))
+            return make_roles(project, connection, orders(manifest))
         except psycopg.Error as error:
             raise HubspokeError(f"PostgreSQL: {str(error).strip().splitlines()[0]}") from None
 
 
-def _sync(project: Project, connection: Connection, ordered: dict[str, Order]) -> list[str]:
+def make_roles(project: Project, connection: Connection, ordered: dict[str, Order]) -> list[str]:
+    """Make the roles of a server what these orders say; ``sync`` says what it returns."""
     [(is_superuser,)] = connection.execute("select rolsuper from pg_roles where rolname = current_user").fetchall()
     if is_superuser:
         connection.execute("set log_statement = 'none'; set log_min_duration_statement = -1")
