@@ -33,9 +33,10 @@ lint: install ## Check SQL, Python and the rules of the house.
 	@$(BIN)/sqlfluff lint --processes 2
 	@$(BIN)/hubspoke check
 
-bench: install ## Measure landing, build and quality gate against plain DuckDB.
+bench: install ## Measure landing, build, quality gate and what PostgreSQL readers notice of a release.
 	@$(BIN)/python bench/build.py
 	@$(BIN)/python bench/gate.py
+	@$(BIN)/python bench/postgres.py
 
 clean: ## Remove everything that a run made, the released data included.
 	@rm -rf warehouse target logs .venv

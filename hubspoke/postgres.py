@@ -345,10 +345,19 @@ class Publisher:
             )
 
     def _clear(self, spokes: set[str]) -> None:
-        """Drop what was replaced, and what a publication that died has left; readers are at neither."""
+        """Drop what was replaced, and what a publication that died has left.
+
+        A session that has planned a statement before a swap still takes its locks on the old tables, one after the
+        other, before it plans it anew. So each table is dropped by itself: whoever holds one lock and waits for none
+        cannot end in a deadlock.
+        """
         for spoke in sorted(spokes):
-            for end in ("__next", "__old"):
-                self.connection.execute(f"drop schema if exists {identifier(spoke + end)} cascade")
+            for schema in (f"{spoke}__next", f"{spoke}__old"):
+                tables = self._rows("select tablename::text from pg_tables where schemaname = %s", schema)
+                for (table,) in tables:
+                    name = f"{identifier(schema)}.{identifier(table)}"
+                    swap(self.connection, [], [name], [f"drop table {name}"])
+                self.connection.execute(f"drop schema if exists {identifier(schema)} cascade")
 
     def _make_schema(self, spoke: str) -> None:
         with self.connection.transaction():

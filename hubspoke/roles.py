@@ -149,7 +149,11 @@ def _remove(connection: Connection, role: str, is_superuser: bool) -> None:
         connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = %s", [role])
         if not is_superuser:
             connection.execute(f"grant {name} to current_user")
-        swap(connection, [], [], [f"drop owned by {name}", f"drop role {name}"])
+        # a policy goes with its role, and takes its table's lock
+        tables = connection.execute(
+            "select distinct polrelid::regclass::text from pg_policy where %s::regrole = any(polroles)", [name]
+        ).fetchall()
+        swap(connection, [], [row[0] for row in tables], [f"drop owned by {name}", f"drop role {name}"])
     connection.execute("delete from hubspoke.roles where role = %s", [role])
 
 
