@@ -21,11 +21,22 @@ install: .venv/.ready ## Create the Python environment (.venv) from constraints.
 	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --quiet --editable '.[dev]'
 	@touch $@
 
+# PostgreSQL's server, and the two drivers that BI tools come with; the tests of a driver that is missing are left out
+.venv/.servers: .venv/.ready
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null 2>&1; } || \
+		{ echo "The tests need PostgreSQL. Run: sudo apt-get install postgresql" >&2; exit 1; }
+	@[ "$$(id -u)" != 0 ] || { [ -e /usr/share/java/postgresql.jar ] && command -v java && command -v isql; } >/dev/null || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+		libpostgresql-jdbc-java default-jre-headless odbc-postgresql unixodbc; } >/dev/null 2>&1 || true
+	@touch $@
+
 build: install ## Land the data, build, test and release it.
 	@$(BIN)/hubspoke ingest
 	@$(BIN)/hubspoke build
 
-test: install ## Run the whole test suite.
+test: install .venv/.servers ## Run the whole test suite.
 	@$(BIN)/pytest -n 2
 
 lint: install ## Check SQL, Python and the rules of the house.

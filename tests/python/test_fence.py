@@ -91,6 +91,7 @@ PLANTED = [
     ("spokes are delivered", lambda content: exposure(content, "ml_churn_model").update(depends_on={"nodes": []})),
     ("spokes are delivered", leaves_out("ml_churn_model", "delivery")),
     ("spokes are delivered", states("ml_churn_model", spoke="bi")),
+    ("postgres orders can be filled", states("bi_dashboards", delivery={"how": "file", "postgres": {}})),
     ("personal data has a purpose", leaves_out("crm_winback_letters", "personal_data_purpose")),
 ]
 

@@ -337,9 +337,10 @@ def test_a_long_reader_is_waited_for_and_nobody_else_notices(bench: Bench) -> No
         publisher = threading.Thread(target=lambda: done.append(bench.publish()))
         publisher.start()
         others = []
-        for _ in range(60):
+        tried = "select 1 from pg_stat_activity where application_name = 'hubspoke' and query = 'rollback'"
+        deadline = time.monotonic() + 60
+        while not bench.ask(tried) and time.monotonic() < deadline:
             others += bench.ask("select distinct version from bi.spoke_bi__sales")
-            time.sleep(0.01)
         assert set(others) == {(1,)}
         assert reader.execute(READ).fetchall() == [(1, 1, 1, 1, 1)]
         reader.rollback()
@@ -705,3 +706,82 @@ def test_without_binaries_one_instruction_is_given(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("hubspoke.postgres_server.Path.glob", lambda self, pattern: iter(()))
     with pytest.raises(HubspokeError, match="sudo apt-get install postgresql"):
         LocalServer(Project(tmp_path, tmp_path)).start()
+
+
+PROBE = """
+import java.sql.*;
+import java.util.*;
+
+public class Probe {
+    public static void main(String[] given) throws SQLException {
+        Properties how = new Properties();
+        how.put("user", "spoke_bi");
+        how.put("password", System.getenv("PGPASSWORD"));
+        try (Connection it = DriverManager.getConnection(given[0], how)) {
+            DatabaseMetaData about = it.getMetaData();
+            ResultSet tables = about.getTables(null, "bi", "%", new String[] {"TABLE", "VIEW"});
+            while (tables.next()) System.out.println(tables.getString(3) + "|" + tables.getString(5));
+            ResultSet columns = about.getColumns(null, "bi", "spoke_bi__sales", "%");
+            while (columns.next()) System.out.println(columns.getString(4) + "|" + columns.getString(6));
+            ResultSet keys = about.getPrimaryKeys(null, "bi", "spoke_bi__sales");
+            while (keys.next()) System.out.println("key " + keys.getString(4));
+            it.setAutoCommit(false);
+            PreparedStatement ask = it.prepareStatement("select sum(amount) from spoke_bi__sales where id < ?");
+            ask.setFetchSize(10);
+            ask.setInt(1, 50);
+            ResultSet sum = ask.executeQuery();
+            sum.next();
+            System.out.println("sum " + sum.getBigDecimal(1));
+        }
+    }
+}
+"""
+
+
+@pytest.mark.skipif(
+    not shutil.which("java") or not Path("/usr/share/java/postgresql.jar").exists(), reason="no JDBC driver here"
+)
+def test_what_jdbc_tools_ask(bench: Bench, tmp_path: Path) -> None:
+    bench.sync()
+    bench.publish()
+    (tmp_path / "Probe.java").write_text(PROBE)
+    url = f"jdbc:postgresql://127.0.0.1:{bench.admin.info.port}/{bench.admin.info.dbname}"
+    found = subprocess.run(
+        ["java", "-cp", "/usr/share/java/postgresql.jar", tmp_path / "Probe.java", url],
+        env={**os.environ, "PGPASSWORD": PASSWORD},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert "spoke_bi__sales|It's a relation. Grain: one row per id." in found
+    assert "hubspoke_release|The release that the tables of this schema show." in found
+    assert not any(line.startswith("spoke_crm") for line in found)
+    assert {"id|int4", "amount|numeric", "key id", "sum 75.00"} <= set(found)
+
+
+def has_odbc() -> bool:
+    if not shutil.which("isql") or not shutil.which("odbcinst"):
+        return False
+    return "PostgreSQL Unicode" in subprocess.run(["odbcinst", "-q", "-d"], capture_output=True, text=True).stdout
+
+
+@pytest.mark.skipif(not has_odbc(), reason="no ODBC driver here")
+def test_what_odbc_tools_ask(bench: Bench, tmp_path: Path) -> None:
+    bench.sync()
+    bench.publish()
+    (tmp_path / "odbc.ini").write_text(
+        "[warehouse]\nDriver = PostgreSQL Unicode\nServername = 127.0.0.1\n"
+        f"Port = {bench.admin.info.port}\nDatabase = {bench.admin.info.dbname}\nUserName = spoke_bi\n"
+        f"Password = {PASSWORD}\nReadOnly = 1\n"
+    )
+    found = subprocess.run(
+        ["isql", "-b", "-d|", "warehouse"],
+        env={**os.environ, "ODBCINI": str(tmp_path / "odbc.ini")},
+        input="select sum(amount) as amount from spoke_bi__sales\nhelp\nhelp spoke_bi__sales\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "150.00" in found
+    assert "|bi|spoke_bi__sales|TABLE|" in found
+    assert "|bi|spoke_bi__sales|id|4|int4|" in found
