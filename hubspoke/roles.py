@@ -12,13 +12,13 @@ from hubspoke.errors import HubspokeError
 from hubspoke.manifest import Manifest
 from hubspoke.orders import Order, orders
 from hubspoke.postgres import (
-    Connection,
     access_print,
     access_statements,
     connect,
     publishing,
     swap,
 )
+from hubspoke.postgres_copy import Connection
 from hubspoke.postgres_server import LocalServer
 from hubspoke.project import Project
 from hubspoke.sql import identifier, quoted
@@ -91,6 +91,11 @@ def _close_to_everybody(connection: Connection, is_superuser: bool) -> None:
     database = identifier(connection.info.dbname)
     connection.execute(f"revoke all on database {database} from public")
     connection.execute("revoke all on schema public from public")
+    if connection.execute("select has_schema_privilege('public', 'public', 'create')").fetchone() != (False,):
+        raise HubspokeError(
+            "PostgreSQL: anybody may create tables in the schema public, and the publisher may not forbid it. "
+            "Run as its owner: revoke all on schema public from public"
+        )
     if not is_superuser:  # the functions are the superuser's
         return
     rows = connection.execute(

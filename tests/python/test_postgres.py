@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -17,13 +18,15 @@ from typing import Any
 import duckdb
 import psycopg
 import pytest
-from conftest import Sandbox
+import yaml
+from conftest import ROOT, Sandbox
 from psycopg.conninfo import make_conninfo
 
 from hubspoke.errors import HubspokeError
 from hubspoke.manifest import Manifest
 from hubspoke.orders import Index, Order, Ordered, faults, orders
-from hubspoke.postgres import Publication, Publisher, build_table, connect, outcome, postgres_type, publishing
+from hubspoke.postgres import Publication, Publisher, connect, outcome, publishing
+from hubspoke.postgres_copy import build_table, postgres_type
 from hubspoke.postgres_server import LocalServer
 from hubspoke.project import Project
 from hubspoke.release import ReleaseStore
@@ -637,9 +640,19 @@ def manifest_of(delivery: Any, model_meta: dict[str, Any] | None = None, tests: 
 )
 def test_an_order_with_a_mistake_is_named(delivery: Any, model_meta: dict[str, Any], message: str) -> None:
     [(_, found)] = faults(manifest_of(delivery, model_meta))
-    import re
-
     assert re.search(message, found), found
+
+
+def test_the_order_of_the_guide_is_without_mistake() -> None:
+    [text] = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/serving.md").read_text(), flags=re.DOTALL)
+    delivery = yaml.safe_load(text)["config"]["meta"]["delivery"]
+    delivery["postgres"] |= {
+        "only": ["spoke_bi__sales"],
+        "tenants": delivery["postgres"]["tenants"] | {"column": "city"},
+    }
+    manifest = manifest_of(delivery)
+    assert list(faults(manifest)) == []
+    assert orders(manifest)["bi"].roles == {"": "spoke_bi", "north": "spoke_bi_north", "south": "spoke_bi_south"}
 
 
 def test_keys_come_from_tests_and_from_the_model() -> None:
