@@ -103,8 +103,8 @@ def held_back(hub: duckdb.DuckDBPyConnection) -> tuple[int, int]:
 def scans(hub: duckdb.DuckDBPyConnection, run_id: str) -> int:
     """Count the statements that a run scanned its models with to check their rules.
 
-    A gate runs one for all rules on rows and keys and one for all on the whole table; where rules may take rows out, one
-    more for each key, and where they did, one that finds those rows. Any other rule is one of its own.
+    A gate runs one for all rules on rows and keys and one for all on the whole table; where rules may take rows out,
+    one more for each key, and where they did, one that finds those rows. Any other rule is one of its own.
     """
     row = hub.execute(
         """
@@ -114,7 +114,7 @@ def scans(hub: duckdb.DuckDBPyConnection, run_id: str) -> int:
             count(distinct model) filter (where rows_tested is not null and observed is null)
             + count(distinct model) filter (where observed is not null)
             + count(*) filter (where rows_tested is null)
-            + count(*) filter (where template in ('unique', 'unique_combination') and model in (from gated select model))
+            + count(*) filter (where template like 'unique%' and model in (select model from gated))
             + (select count(*) from gated where rows_quarantined + rows_dropped > 0)
         from quality.results
         where run_id = $run_id and status <> 'skipped'
