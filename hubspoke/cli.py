@@ -340,6 +340,83 @@ def serve_postgres(port: int | None, background: bool, stop: bool) -> None:
     run(Project.find(), port, background=background, stop=stop, tell=click.echo)
 
 
+@serve.command(name="flight")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=31337, show_default=True, help="Port; 0 takes a free one.")
+@click.option(
+    "--tls-cert", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="PEM: certificate, chain."
+)
+@click.option("--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="PEM: its key.")
+@click.option("--plaintext", is_flag=True, help="Allow other machines to connect unencrypted.")
+@click.option("--memory-limit", default="1GB", show_default=True, help="DuckDB's memory for each spoke.")
+@click.option("--spill-limit", default="10GB", show_default=True, help="Disk for each spoke, for what does not fit.")
+@click.option("--timeout", default=300.0, show_default=True, help="Seconds that a statement may take.")
+@click.option("--max-queries", default=8, show_default=True, help="Queries of a spoke that run at the same time.")
+@click.option("--max-waiting", default=1000, show_default=True, help="Queries of a spoke that may wait for those.")
+def serve_flight(
+    host: str,
+    port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    plaintext: bool,
+    memory_limit: str,
+    spill_limit: str,
+    timeout: float,
+    max_queries: int,
+    max_waiting: int,
+) -> None:
+    """Serve the release over Arrow Flight SQL: notebooks, pandas, polars and whatever else speaks ADBC.
+
+    The user is a spoke's name; hubspoke spokes password makes its password. Runs until Ctrl-C.
+    """
+    from hubspoke.flight import Settings
+    from hubspoke.flight import serve as run
+
+    settings = Settings(
+        host=host,
+        port=port,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        plaintext=plaintext,
+        memory_limit=memory_limit,
+        spill_limit=spill_limit,
+        timeout_s=timeout,
+        queries=max_queries,
+        waiting=max_waiting,
+    )
+    run(Project.find(), settings, click.echo)
+
+
+@cli.command()
+@click.argument("relation")
+@click.option("--shards", default=1, show_default=True, metavar="N", help="How many disjoint shards there are.")
+@click.option("--shard", default=0, show_default=True, metavar="I", help="Which one to read, from 0.")
+@click.option("--as-of", type=int, metavar="NUMBER", help="Release to read; default: the one that readers see.")
+@click.option("--format", "kind", type=click.Choice(["arrow", "parquet", "csv"]), default="parquet", show_default=True)
+@click.option("--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
+def read(relation: str, shards: int, shard: int, as_of: int | None, kind: str, output: Path) -> None:
+    """Write RELATION of a release to a file, or one of several shards that are all of it together.
+
+    N workers that read a shard each read one snapshot, as all name the same release: hubspoke releases lists them.
+    """
+    from hubspoke.client import connect
+
+    store = ReleaseStore(Project.find().release)
+    release = store.get(as_of)
+    if shards != 1 and as_of is None:
+        raise HubspokeError(
+            f"shards must come from one release: give each reader --as-of {release.number}, the one that is current now"
+        )
+    if relation not in release.relations:
+        known = ", ".join(release.relations)
+        raise HubspokeError(f"release {release.number} has no relation {relation}; it has {known}")
+    from hubspoke.reading import write_rows
+
+    with connect(release.relations[relation].spoke, release=release.number) as connection:
+        rows = write_rows(connection.read(relation, shards=shards, shard=shard).reader(), kind, output)
+    click.echo(f"Wrote {rows:,} rows of release {release.number} to {output}")
+
+
 @cli.command()
 @click.argument("sql")
 @click.option("--as-of", type=int, metavar="NUMBER", help="Release to ask; default: the one that readers see.")
