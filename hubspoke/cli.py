@@ -230,9 +230,12 @@ def check() -> None:
     click.echo("The project keeps the rules of the house.")
 
 
-@cli.command()
-def releases() -> None:
+@cli.group(cls=_InOrder, invoke_without_command=True)
+@click.pass_context
+def releases(context: click.Context) -> None:
     """List the releases; the one that readers see is marked."""
+    if context.invoked_subcommand:
+        return
     store = ReleaseStore(Project.find().release)
     current = store.current()
     for release in store.releases():
@@ -240,10 +243,22 @@ def releases() -> None:
         rows = sum(relation.rows for relation in release.relations.values())
         click.echo(
             f"{mark} {release.number:>5}  {release.released_at:%Y-%m-%d %H:%M:%S} UTC  "
-            f"{len(release.relations)} relations, {rows:,} rows"
+            f"{len(release.relations)} relations, {rows:,} rows  {release.code}".rstrip()
         )
     if current is None:
         click.echo("There is no release yet. Run: hubspoke build")
+
+
+@releases.command(name="prune")
+@click.option("--keep", required=True, type=click.IntRange(min=1), metavar="N", help="Newest releases to keep.")
+def releases_prune(keep: int) -> None:
+    """Remove all but the newest N releases, and the data that only they held.
+
+    The release that readers see is kept, whatever its age.
+    """
+    gone, freed = ReleaseStore(Project.find().release).prune(keep)
+    named = f"releases {', '.join(map(str, gone))}" if gone else "no release"
+    click.echo(f"Removed {named}; {freed / 1e6:,.1f} MB are free.")
 
 
 @cli.command()
@@ -433,6 +448,23 @@ def query(sql: str, as_of: int | None) -> None:
             _print(connection.sql(sql))
         except duckdb.Error as error:
             raise HubspokeError(str(error)) from None
+
+
+@cli.command()
+@click.argument("before", type=int)
+@click.argument("after", type=int)
+@click.argument("relation")
+@click.option("--key", default="", metavar="COLUMN,COLUMN", help="Default: the columns that tests say are unique.")
+def diff(before: int, after: int, relation: str, key: str) -> None:
+    """Show what changed in RELATION from release BEFORE to release AFTER, row by row.
+
+    Each row is added, changed or removed; a changed one is shown as it is after, and _columns names what differs.
+    Prints a table on a terminal, CSV anywhere else.
+    """
+    from hubspoke.changes import changes
+
+    keys = tuple(column.strip() for column in key.split(",") if column.strip())
+    _print(changes(ReleaseStore(Project.find().release), before, after, relation, keys))
 
 
 def _chosen(project: Project, names: tuple[str, ...]) -> list[SourceTable]:

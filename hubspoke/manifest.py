@@ -100,6 +100,34 @@ class Manifest:
             if meta(column).get("class") == "personal"
         }
 
+    def tested_key(self, node: Node) -> tuple[tuple[str, ...], bool]:
+        """Find the columns that a spoke's model, or the one model that it reads, is tested to be unique by.
+
+        Returns:
+            The columns, the shortest such list; and whether tests say that none of them is null.
+        """
+        parents = self.parents(node["unique_id"])
+        subjects = {node["unique_id"], *(parents if len(parents) == 1 else [])}
+        keys: list[tuple[str, ...]] = []
+        filled: set[str] = set()
+        for test in self.tests:
+            about = test.get("test_metadata") or {}
+            is_whole = (
+                not test["config"].get("where") and str(test["config"].get("severity", "error")).lower() == "error"
+            )
+            if test.get("attached_node") not in subjects or not is_whole:
+                continue
+            arguments = about.get("kwargs", {})
+            if about.get("name") == "unique":
+                keys.append((arguments["column_name"],))
+            elif about.get("name") == "unique_combination":
+                keys.append(tuple(arguments["columns"]))
+            elif about.get("name") == "not_null":
+                filled.add(arguments["column_name"])
+        shown = sorted((key for key in keys if all(column in node["columns"] for column in key)), key=len)
+        whole = [key for key in shown if filled.issuperset(key)]
+        return (whole or shown or [()])[0], bool(whole)
+
     def parents(self, node_id: str) -> list[str]:
         """List what a node reads: models, seeds and sources."""
         # a source reads nothing here, and a seed has no such entry

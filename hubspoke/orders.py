@@ -238,7 +238,7 @@ def _ordered(manifest: Manifest, node: Node, tenant_column: str) -> Ordered:
     given = meta(node)
     indexes = tuple(_index(index) for index in given.get("indexes", []))
     declared = tuple(given.get("primary_key", ()))
-    tested, has_no_null = _tested_key(manifest, node)
+    tested, has_no_null = manifest.tested_key(node)
     return Ordered(
         name=node["name"],
         indexes=indexes,
@@ -247,30 +247,3 @@ def _ordered(manifest: Manifest, node: Node, tenant_column: str) -> Ordered:
         is_declared=bool(declared),
         tenant_column=tenant_column,
     )
-
-
-def _tested_key(manifest: Manifest, node: Node) -> tuple[tuple[str, ...], bool]:
-    """Find the columns that a spoke's model, or the one model that it reads, is tested to be unique by.
-
-    Returns:
-        The columns, the shortest such list; and whether tests say that none of them is null.
-    """
-    parents = manifest.parents(node["unique_id"])
-    subjects = {node["unique_id"], *(parents if len(parents) == 1 else [])}
-    keys: list[tuple[str, ...]] = []
-    filled: set[str] = set()
-    for test in manifest.tests:
-        about = test.get("test_metadata") or {}
-        is_whole = not test["config"].get("where") and str(test["config"].get("severity", "error")).lower() == "error"
-        if test.get("attached_node") not in subjects or not is_whole:
-            continue
-        arguments = about.get("kwargs", {})
-        if about.get("name") == "unique":
-            keys.append((arguments["column_name"],))
-        elif about.get("name") == "unique_combination":
-            keys.append(tuple(arguments["columns"]))
-        elif about.get("name") == "not_null":
-            filled.add(arguments["column_name"])
-    shown = sorted((key for key in keys if all(column in node["columns"] for column in key)), key=len)
-    whole = [key for key in shown if filled.issuperset(key)]
-    return (whole or shown or [()])[0], bool(whole)

@@ -11,7 +11,9 @@ A spoke's DuckDB file holds views over that spoke's own data files and nothing e
 
 import hashlib
 import json
-import uuid
+import subprocess
+from collections import Counter
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,9 @@ from pydantic import BaseModel
 
 from hubspoke.errors import HubspokeError
 from hubspoke.fence import violations
-from hubspoke.files import UNFINISHED, commit_folder, exclusive, point, sync, sync_tree
+from hubspoke.files import UNFINISHED, commit_folder, exclusive, point
 from hubspoke.fingerprint import fingerprints
+from hubspoke.iceberg import IcebergTables
 from hubspoke.manifest import Manifest, Node, spoke_of
 from hubspoke.project import Project
 from hubspoke.readiness import Build, Obstacle, Result, obstacles
@@ -39,14 +42,20 @@ class Relation(BaseModel):
         contract: SHA-256 of its column names, types and descriptions.
         snapshot_id: Iceberg snapshot of ``<spoke>.<relation>``.
         files: Parquet files of that snapshot, relative to the release store.
+        metadata: Iceberg metadata file as of that snapshot, relative to the release store.
+        key: Columns that tests say no two rows share; empty if no test does.
+        checks: How the tests on it and on all that it rests on did: their number by dbt's status.
     """
 
     spoke: str
     rows: int
     checksum: str
     contract: str
-    snapshot_id: int
-    files: list[str]
+    snapshot_id: int = 0
+    files: list[str] = []
+    metadata: str = ""
+    key: list[str] = []
+    checks: dict[str, int] = {}
 
 
 class Release(BaseModel):
@@ -56,13 +65,30 @@ class Release(BaseModel):
         number: Counts up from 1.
         released_at: UTC time.
         run_id: dbt invocation that made it.
+        code: The project's commit, with ``(modified)`` where files differed from it; empty outside git.
         relations: By relation name.
     """
 
     number: int
     released_at: datetime
     run_id: str
+    code: str = ""
     relations: dict[str, Relation]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a release tells of its relations that cannot be seen in them.
+
+    Attributes:
+        code: See ``Release.code``.
+        keys: See ``Relation.key``, by relation name.
+        checks: See ``Relation.checks``, by relation name.
+    """
+
+    code: str = ""
+    keys: dict[str, list[str]] = field(default_factory=dict)
+    checks: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 class ReleaseStore:
@@ -70,6 +96,7 @@ class ReleaseStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.tables = IcebergTables(root)
 
     def releases(self) -> list[Release]:
         """List the releases, oldest first."""
@@ -115,10 +142,15 @@ class ReleaseStore:
         connection.execute("set enable_external_access = false; set lock_configuration = true")
         return connection
 
-    def select(self, name: str) -> str:
-        """Return SQL that reads a relation as readers see it now; empty text if it has not been released."""
-        current = self.current()
-        relation = current.relations.get(name) if current else None
+    def select(self, name: str, number: int | None = None) -> str:
+        """Return SQL that reads a relation of a release; empty text if the relation or the release is not there.
+
+        Args:
+            name: The relation.
+            number: The release; default: the one that readers see.
+        """
+        release = self.get(number) if number else self.current()
+        relation = release.relations.get(name) if release else None
         return self._select(relation) if relation else ""
 
     def _select(self, relation: Relation) -> str:
@@ -145,7 +177,9 @@ class ReleaseStore:
             point(self.root / "current", f"{release.number:06d}")
             return release
 
-    def publish(self, hub: duckdb.DuckDBPyConnection, spokes: list[Node], run_id: str) -> tuple[Release, list[str]]:
+    def publish(
+        self, hub: duckdb.DuckDBPyConnection, spokes: list[Node], run_id: str, evidence: Evidence | None = None
+    ) -> tuple[Release, list[str]]:
         """Release the spokes' relations as the hub holds them now; only those that changed are written.
 
         A crash at any instant leaves the current release as it was.
@@ -154,6 +188,7 @@ class ReleaseStore:
             hub: Connection to the hub.
             spokes: Manifest nodes of the relations.
             run_id: dbt invocation that built them.
+            evidence: What the release is to say of them beside what is in them.
 
         Returns:
             The release that is current afterwards, and the names of the relations that were written. If nothing
@@ -162,6 +197,8 @@ class ReleaseStore:
         with exclusive(self.root, "releasing"):
             newest = max(self.releases(), key=lambda release: release.number, default=None)
             is_at_home = self._is_at_home()
+            self._clear()
+            evidence = evidence or Evidence()
             before = newest.relations if newest and is_at_home else {}
             after: dict[str, Relation] = {}
             changed: list[str] = []
@@ -169,16 +206,22 @@ class ReleaseStore:
                 fresh = measure(hub, node)
                 kept = before.get(node["name"])
                 if kept and (kept.rows, kept.checksum, kept.contract) == (fresh.rows, fresh.checksum, fresh.contract):
-                    after[node["name"]] = kept
+                    after[node["name"]] = kept.model_copy()
                 else:
-                    self._write(hub, node, fresh)
+                    fresh.snapshot_id, fresh.files, fresh.metadata = self.tables.write(
+                        hub, fresh.spoke, node["name"], node["relation_name"], _columns(hub, node)
+                    )
                     after[node["name"]] = fresh
                     changed.append(node["name"])
             current = self.current()
             if current and not changed and before.keys() == after.keys():
                 return current, []
+            for name, relation in after.items():
+                relation.key, relation.checks = evidence.keys.get(name, []), evidence.checks.get(name, {})
             number = newest.number + 1 if newest else 1
-            release = Release(number=number, released_at=datetime.now(UTC), run_id=run_id, relations=after)
+            release = Release(
+                number=number, released_at=datetime.now(UTC), run_id=run_id, code=evidence.code, relations=after
+            )
             unfinished = self.root / f"{number:06d}{UNFINISHED}"
             unfinished.mkdir()
             (unfinished / "manifest.json").write_text(release.model_dump_json(indent=2) + "\n")
@@ -188,6 +231,35 @@ class ReleaseStore:
             point(self.root / "current", f"{number:06d}")
             return release, changed
 
+    def prune(self, keep: int) -> tuple[list[int], int]:
+        """Remove all but the newest releases; the one that readers see is kept, whatever its age.
+
+        What a kept release holds is not touched. May be killed and run again.
+
+        Args:
+            keep: Releases to keep, at least 1.
+
+        Returns:
+            The numbers of the removed releases, and the bytes of data that are free now.
+        """
+        with exclusive(self.root, "releasing"):
+            current = self.get()
+            numbers = [release.number for release in self.releases()]
+            gone = [number for number in numbers[:-keep] if number != current.number]
+            for number in gone:
+                folder = self.root / f"{number:06d}"
+                folder.rename(folder.with_name(folder.name + UNFINISHED))  # the lock's holder removes it
+            return gone, self._clear()
+
+    def _clear(self) -> int:
+        """Remove data that is of no release: of those that were pruned, and of those that a kill left half-made."""
+        kept: dict[tuple[str, str], list[tuple[int, list[str], str]]] = {}
+        for release in self.releases():
+            for name, relation in release.relations.items():
+                version = (relation.snapshot_id, relation.files, relation.metadata)
+                kept.setdefault((relation.spoke, name), []).append(version)
+        return self.tables.clear(kept)
+
     def _is_at_home(self) -> bool:
         """Whether the store lies where it was made; one that was copied or moved starts a catalog of its own.
 
@@ -196,56 +268,9 @@ class ReleaseStore:
         home = self.root / "home"
         if home.is_file() and home.read_text() == str(self.root.resolve()):
             return True
-        (self.root / "catalog.db").unlink(missing_ok=True)
+        self.tables.forget()
         home.write_text(str(self.root.resolve()))
         return False
-
-    def _write(self, hub: duckdb.DuckDBPyConnection, node: Node, relation: Relation) -> None:
-        """Write a relation's rows as one Parquet file and commit it as a new Iceberg snapshot."""
-        # slow to import (1 s), and not needed by a run that changes nothing
-        import pyarrow.parquet as parquet
-        from pyiceberg.catalog.sql import SqlCatalog
-        from pyiceberg.exceptions import NoSuchTableError
-        from pyiceberg.expressions import AlwaysTrue
-
-        folder = self.root / "tables" / relation.spoke / node["name"]
-        file = folder / "data" / f"{uuid.uuid4()}.parquet"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        hub.execute(f"copy (from {node['relation_name']}) to '{quoted(file)}' (format parquet, compression zstd)")
-        schema = parquet.read_schema(file)
-        catalog = SqlCatalog(
-            "hubspoke", uri=f"sqlite:///{self.root}/catalog.db", warehouse=f"file://{self.root}/tables"
-        )
-        catalog.create_namespace_if_not_exists(relation.spoke)
-        name = f"{relation.spoke}.{node['name']}"
-        try:
-            table = catalog.load_table(name)
-        except NoSuchTableError:
-            table = catalog.create_table(name, schema, location=f"file://{folder}")
-        # what the rows are and the rows themselves change in one commit: a kill leaves the table as it was
-        with table.transaction() as transaction:
-            columns = _columns(hub, node)
-            known = json.loads(table.properties.get("columns", "null"))
-            if known != columns:
-                gone = [
-                    name for name in table.schema().column_names if not known or known.get(name) != columns.get(name)
-                ]
-                with transaction.update_schema(allow_incompatible_changes=True) as update:
-                    for column in gone:
-                        update.delete_column(column)
-                with transaction.update_schema(allow_incompatible_changes=True) as update:
-                    update.union_by_name(schema)
-                transaction.set_properties({"columns": json.dumps(columns)})
-            if table.current_snapshot():
-                transaction.delete(AlwaysTrue())
-            transaction.add_files([f"file://{file}"])
-        snapshot = catalog.load_table(name).current_snapshot()
-        assert snapshot is not None  # noqa: S101 -- add_files has just made it
-        relation.snapshot_id = snapshot.snapshot_id
-        relation.files = [str(file.relative_to(self.root))]
-        sync_tree(folder)
-        sync(folder.parent)
-        sync(folder.parent.parent)
 
     def _write_spoke_file(self, path: Path, spoke: str, nodes: list[Node], relations: dict[str, Relation]) -> None:
         with duckdb.connect(path) as file:
@@ -301,7 +326,7 @@ def release_run(
     if faults:
         raise HubspokeError("\n".join([f"the project breaks its own rules; {readers_see}.", *map(str, faults)]))
     before = max(store.releases(), key=lambda known: known.number, default=None)
-    release, changed = store.publish(hub, manifest.spokes, run_id)
+    release, changed = store.publish(hub, manifest.spokes, run_id, _evidence(project, manifest, _last_results(hub)))
     newest = max(known.number for known in store.releases())
     if release.number != newest:
         told = (
@@ -318,6 +343,31 @@ def release_run(
     from hubspoke import postgres
 
     return f"{told}\n{postgres.outcome(project, manifest)}".strip()
+
+
+def _evidence(project: Project, manifest: Manifest, results: dict[str, Result]) -> Evidence:
+    checks = {}
+    for node in manifest.spokes:
+        scope = set(manifest.ancestry([node["unique_id"]]))
+        on_it = [test_id for test_id, tested in manifest.tested.items() if scope.intersection(tested)]
+        checks[node["name"]] = dict(Counter(results[test_id].status for test_id in on_it if test_id in results))
+    keys = {node["name"]: list(manifest.tested_key(node)[0]) for node in manifest.spokes}
+    return Evidence(_code(project.root), keys, checks)
+
+
+def _code(root: Path) -> str:
+    """Name the commit that the project is at; empty where git knows of none."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty= (modified)"],  # noqa: S607 -- the user's own
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return described.stdout.strip()
 
 
 def _note_fingerprints(hub: duckdb.DuckDBPyConnection, run_id: str, now: dict[str, str]) -> None:
@@ -385,4 +435,4 @@ def measure(hub: duckdb.DuckDBPyConnection, node: Node) -> Relation:
     row: Any = hub.execute(
         f"select count(*), coalesce(sum(hash(_whole_row)::hugeint), 0) from {node['relation_name']} as _whole_row"
     ).fetchone()
-    return Relation(spoke=spoke_of(node), rows=row[0], checksum=str(row[1]), contract=contract, snapshot_id=0, files=[])
+    return Relation(spoke=spoke_of(node), rows=row[0], checksum=str(row[1]), contract=contract)

@@ -11,8 +11,9 @@ from typing import Any
 import duckdb
 import pytest
 
+from hubspoke.changes import changes
 from hubspoke.errors import HubspokeError
-from hubspoke.release import ReleaseStore
+from hubspoke.release import Evidence, ReleaseStore
 
 
 def node(name: str, spoke: str) -> dict[str, Any]:
@@ -158,6 +159,122 @@ def test_a_spoke_file_and_its_data_hold_nothing_of_another_spoke(
         read(store, "bi", "create table x (i int)")
 
 
+def test_pruning_keeps_the_newest_and_what_readers_see_whole(tmp_path: Path, hub: duckdb.DuckDBPyConnection) -> None:
+    store = ReleaseStore(tmp_path)
+    for number in range(1, 7):
+        hub.execute(f"create or replace table spoke_bi__sales as select range as id from range({number})")
+        store.publish(hub, SPOKES, "run")
+    store.rollback(2)
+    gone, freed = store.prune(2)
+    assert (gone, freed > 0) == ([1, 3, 4], True)
+    assert store.prune(2) == ([], 0)
+    for number in (2, 5, 6):
+        with store.connect(number) as connection:
+            assert connection.execute("select count(*) from spoke_bi__sales").fetchone() == (number,)
+            assert connection.execute("select count(*) from spoke_ml__features").fetchone() == (50,)
+    assert data_files(store) == released_files(store)
+    table = store.tables.catalog().load_table("bi.spoke_bi__sales")
+    snapshots = [release.relations["spoke_bi__sales"].snapshot_id for release in store.releases()]
+    assert sorted(snapshot.snapshot_id for snapshot in table.snapshots()) == sorted(snapshots)
+    assert [table.scan(snapshot_id=snapshot).to_arrow().num_rows for snapshot in snapshots] == [2, 5, 6]
+
+
+def test_a_relation_that_nobody_orders_any_more_goes_with_its_last_release(
+    tmp_path: Path, hub: duckdb.DuckDBPyConnection
+) -> None:
+    store = ReleaseStore(tmp_path)
+    store.publish(hub, SPOKES, "run 1")
+    store.publish(hub, SPOKES[:1], "run 2")
+    assert (tmp_path / "tables/ml/spoke_ml__features").is_dir()
+    store.prune(1)
+    assert not (tmp_path / "tables/ml/spoke_ml__features").exists()
+    assert not store.tables.catalog().table_exists("ml.spoke_ml__features")
+
+
+def test_what_a_kill_left_is_gone_after_the_next_run_and_the_table_is_what_was_released(
+    tmp_path: Path, hub: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ReleaseStore(tmp_path)
+    store.publish(hub, SPOKES, "run 1")
+    hub.execute("create or replace table spoke_bi__sales as select range as other, 'x' as city from range(3)")
+
+    def killed(*_: Any) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(ReleaseStore, "_write_spoke_file", killed)
+        store.publish(hub, SPOKES, "run 2")
+    assert len(data_files(store)) == 3
+    hub.execute(
+        "create or replace table spoke_bi__sales as select range::int as id, 1.5::decimal(18,2) as amount "
+        "from range(100)"
+    )
+    store.publish(hub, SPOKES, "run 3")
+    assert data_files(store) == released_files(store)
+    assert len(store.releases()) == 1
+    head = store.tables.catalog().load_table("bi.spoke_bi__sales")
+    assert head.scan().to_arrow().column_names == ["id", "amount"]
+    assert head.scan().to_arrow().num_rows == 100
+
+
+def test_a_whole_number_of_128_bits_arrives_whole(tmp_path: Path, hub: duckdb.DuckDBPyConnection) -> None:
+    hub.execute("create or replace table spoke_bi__sales as select 12345678901234567890123456789::hugeint as id")
+    store = ReleaseStore(tmp_path)
+    store.publish(hub, SPOKES, "run 1")
+    assert read(store, "bi", "select id::varchar from spoke_bi__sales") == ("12345678901234567890123456789",)
+
+
+def test_a_release_tells_its_code_its_keys_and_its_checks(tmp_path: Path, hub: duckdb.DuckDBPyConnection) -> None:
+    store = ReleaseStore(tmp_path)
+    evidence = Evidence("abc (modified)", {"spoke_bi__sales": ["id"]}, {"spoke_bi__sales": {"pass": 3, "warn": 1}})
+    store.publish(hub, SPOKES, "run 1", evidence)
+    release = store.get()
+    assert release.code == "abc (modified)"
+    assert release.relations["spoke_bi__sales"].key == ["id"]
+    assert release.relations["spoke_bi__sales"].checks == {"pass": 3, "warn": 1}
+    assert release.relations["spoke_ml__features"].key == []
+
+
+def test_the_changes_between_two_releases_are_told_by_key(tmp_path: Path, hub: duckdb.DuckDBPyConnection) -> None:
+    store = ReleaseStore(tmp_path)
+    evidence = Evidence(keys={"spoke_bi__sales": ["id"]})
+    hub.execute(
+        "create or replace table spoke_bi__sales as from (values (1, 1, 'a'), (2, null, 'b'), (3, 3, 'c')) "
+        't(id, amount, "a city")'
+    )
+    store.publish(hub, SPOKES, "run 1", evidence)
+    hub.execute(
+        "create or replace table spoke_bi__sales as from (values (1, 1, 'a', 0), (2, 2, 'b', null), "
+        "(4, 4, 'd', 0)) t(id, amount, \"a city\", fresh)"
+    )
+    store.publish(hub, SPOKES, "run 2", evidence)
+    assert changes(store, 1, 2, "spoke_bi__sales").fetchall() == [
+        ("changed", "fresh", 1, 1, "a", 0),
+        ("changed", "amount", 2, 2, "b", None),
+        ("removed", "", 3, 3, "c", None),
+        ("added", "", 4, 4, "d", 0),
+    ]
+    back = changes(store, 2, 1, "spoke_bi__sales").fetchall()
+    assert [row[0] for row in back] == ["changed", "changed", "added", "removed"]
+    assert changes(store, 1, 1, "spoke_bi__sales").fetchall() == []
+    with pytest.raises(HubspokeError, match="no test says which columns of spoke_ml__features are unique"):
+        changes(store, 1, 2, "spoke_ml__features")
+    with pytest.raises(HubspokeError, match="rows of spoke_ml__features in release 1 share secret"):
+        changes(store, 1, 2, "spoke_ml__features", ("secret",))
+    with pytest.raises(HubspokeError, match="has no column idd in both releases; it has id, amount"):
+        changes(store, 1, 2, "spoke_bi__sales", ("idd",))
+    with pytest.raises(HubspokeError, match="release 1 has no relation spoke_bi__x; it has spoke_bi__sales"):
+        changes(store, 1, 2, "spoke_bi__x")
+
+
+def data_files(store: ReleaseStore) -> set[str]:
+    return {str(path.relative_to(store.root)) for path in store.root.glob("tables/*/*/data/*")}
+
+
+def released_files(store: ReleaseStore) -> set[str]:
+    return {file for release in store.releases() for relation in release.relations.values() for file in relation.files}
+
+
 def test_kill_at_any_instant_leaves_one_whole_release_current(tmp_path: Path) -> None:
     """Every publication writes one number into both relations, so a mixture would show."""
     code = f"""
@@ -189,3 +306,8 @@ for number in range(start, start + 200):
         assert sales[0] == sales[1]
         assert sales[2] == 1000
     assert len({release.number for release in store.releases()}) == len(store.releases()) >= 6
+    hub = duckdb.connect()
+    for name in ("spoke_bi__sales", "spoke_ml__features"):
+        hub.execute(f"create table {name} as select 0 as id, range as row from range(1000)")
+    store.publish(hub, SPOKES, "the next run")
+    assert data_files(store) == released_files(store)

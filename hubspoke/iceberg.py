@@ -1,0 +1,193 @@
+"""The Iceberg tables behind the releases: written in one commit each, and cleared of what no kept release refers to.
+
+The catalog is SQLite in the store's own folder. Another one, PostgreSQL or REST for example, is named as pyiceberg
+itself is configured: for the catalog ``hubspoke``, in ``.pyiceberg.yaml`` or ``PYICEBERG_CATALOG__HUBSPOKE__URI`` and
+so on.
+"""
+
+import json
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from hubspoke.errors import HubspokeError
+from hubspoke.files import sync, sync_tree
+from hubspoke.sql import identifier, quoted
+
+if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table
+
+WIDE = {"HUGEINT", "UHUGEINT"}
+"""DuckDB types that Parquet has no whole number for; DuckDB would write them as doubles, so they become decimals."""
+
+
+class IcebergTables:
+    """The tables ``<spoke>.<relation>`` of a release store.
+
+    Paths of files are relative to the store throughout.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def write(
+        self, hub: duckdb.DuckDBPyConnection, spoke: str, name: str, relation: str, columns: dict[str, str]
+    ) -> tuple[int, list[str], str]:
+        """Write a relation's rows as one Parquet file and commit it as a new snapshot.
+
+        Args:
+            hub: Connection to the hub.
+            spoke: Consumer that may read it.
+            name: The relation's name in releases.
+            relation: The relation in the hub, as SQL names it.
+            columns: DuckDB type by column.
+
+        Returns:
+            The snapshot, its data files, and the table's metadata file as of that snapshot.
+
+        Raises:
+            HubspokeError: The catalog's table belongs to another store.
+        """
+        # slow to import (1 s), and not needed by a run that changes nothing
+        import pyarrow.parquet as parquet
+        from pyiceberg.exceptions import NoSuchTableError
+        from pyiceberg.expressions import AlwaysTrue
+
+        folder = self._folder(spoke, name)
+        file = folder / "data" / f"{uuid.uuid4()}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        wide = [identifier(column) for column, type_name in columns.items() if type_name in WIDE]
+        casts = f" replace ({', '.join(f'{column}::decimal(38, 0) as {column}' for column in wide)})" if wide else ""
+        hub.execute(f"copy (select *{casts} from {relation}) to '{quoted(file)}' (format parquet, compression zstd)")
+        schema = parquet.read_schema(file)
+        catalog = self.catalog()
+        catalog.create_namespace_if_not_exists(spoke)
+        try:
+            table = catalog.load_table((spoke, name))
+        except NoSuchTableError:
+            table = catalog.create_table((spoke, name), schema, location=f"file://{folder}")
+        if table.location() != f"file://{folder}":
+            raise HubspokeError(
+                f"table {spoke}.{name} of the Iceberg catalog belongs to the release store at {table.location()}; "
+                "give this store a catalog of its own"
+            )
+        # what the rows are and the rows themselves change in one commit: a kill leaves the table as it was
+        with table.transaction() as transaction:
+            known = json.loads(table.properties.get("columns", "null"))
+            if known != columns:
+                gone = [
+                    column
+                    for column in table.schema().column_names
+                    if not known or known.get(column) != columns.get(column)
+                ]
+                with transaction.update_schema(allow_incompatible_changes=True) as update:
+                    for column in gone:
+                        update.delete_column(column)
+                with transaction.update_schema(allow_incompatible_changes=True) as update:
+                    update.union_by_name(schema)
+                transaction.set_properties({"columns": json.dumps(columns)})
+            if table.current_snapshot():
+                transaction.delete(AlwaysTrue())
+            transaction.add_files([f"file://{file}"])
+        snapshot = table.current_snapshot()
+        assert snapshot is not None  # noqa: S101 -- add_files has just made it
+        sync_tree(folder)
+        sync(folder.parent)
+        sync(folder.parent.parent)
+        return snapshot.snapshot_id, [str(file.relative_to(self.root))], self._relative(table.metadata_location)
+
+    def catalog(self) -> "Catalog":
+        """Open the catalog."""
+        from pyiceberg.catalog import load_catalog
+        from pyiceberg.utils.config import Config
+
+        given = Config().get_catalog_config("hubspoke") or {}
+        own = {"type": "sql", "uri": f"sqlite:///{self.root}/catalog.db"} if "uri" not in given else {}
+        return load_catalog("hubspoke", **own, warehouse=f"file://{self.root}/tables")
+
+    def forget(self) -> None:
+        """Start the store's own catalog anew: what it says is of another folder."""
+        (self.root / "catalog.db").unlink(missing_ok=True)
+
+    def clear(self, kept: dict[tuple[str, str], list[tuple[int, list[str], str]]]) -> int:
+        """Remove what no kept release refers to: data files, snapshots, metadata; of tables and of whole tables.
+
+        A table whose last commit never became a release, because its writer was killed, is what it was at the newest
+        release again. May be killed and run again.
+
+        Args:
+            kept: What the kept releases hold, by spoke and relation: snapshot, data files, metadata file; oldest first.
+
+        Returns:
+            Bytes of data that are free now.
+        """
+        freed = 0
+        for folder in sorted((self.root / "tables").glob("*/*/")):
+            spoke, name = folder.parent.name, folder.name
+            versions = kept.get((spoke, name), [])
+            files = {file for _, version, _ in versions for file in version}
+            orphans = [path for path in folder.glob("data/*") if str(path.relative_to(self.root)) not in files]
+            # data is written first and removed last: without such a file there is nothing else to clear
+            if not orphans and versions:
+                continue
+            self._restore(spoke, name, [(snapshot, metadata) for snapshot, _, metadata in versions])
+            for path in orphans:
+                freed += path.stat().st_size
+                path.unlink()
+            if not versions:
+                for path in sorted(folder.rglob("*"), reverse=True):
+                    path.rmdir() if path.is_dir() else path.unlink()
+                folder.rmdir()
+        return freed
+
+    def _restore(self, spoke: str, name: str, versions: list[tuple[int, str]]) -> None:
+        """Make a table what it was at the last of these versions, with no other snapshot than theirs."""
+        from pyiceberg.exceptions import NoSuchTableError
+
+        catalog = self.catalog()
+        wanted = versions[-1] if versions else (0, "")
+        try:
+            table = catalog.load_table((spoke, name))
+            snapshot = table.current_snapshot()
+        except NoSuchTableError:
+            table, snapshot = None, None
+        if table and (snapshot is None or snapshot.snapshot_id != wanted[0]):
+            catalog.drop_table((spoke, name))
+            table = None
+        if table is None and self._is_of_this_store(wanted[1], spoke, name):
+            catalog.create_namespace_if_not_exists(spoke)
+            table = catalog.register_table((spoke, name), f"file://{self.root / wanted[1]}")
+        if table is None:
+            return
+        kept = {snapshot_id for snapshot_id, _ in versions}
+        gone = [known.snapshot_id for known in table.snapshots() if known.snapshot_id not in kept]
+        if gone:
+            # the head is a version, so none of these is
+            table.maintenance.expire_snapshots().by_ids(gone).commit()
+            table = catalog.load_table((spoke, name))
+        self._remove_metadata(table, {metadata for _, metadata in versions})
+
+    def _remove_metadata(self, table: "Table", kept: set[str]) -> None:
+        """Remove the metadata files of a table that neither it nor a kept version of it names."""
+        named = kept | {self._relative(table.metadata_location)}
+        named |= {self._relative(entry.metadata_file) for entry in table.metadata.metadata_log}
+        for snapshot in table.snapshots():
+            named.add(self._relative(snapshot.manifest_list))
+            named |= {self._relative(manifest.manifest_path) for manifest in snapshot.manifests(table.io)}
+        folder = self._folder(*table.name()[-2:])
+        for path in folder.glob("metadata/*"):
+            if str(path.relative_to(self.root)) not in named:
+                path.unlink()
+
+    def _is_of_this_store(self, metadata: str, spoke: str, name: str) -> bool:
+        path = self.root / metadata
+        return path.is_file() and json.loads(path.read_text())["location"] == f"file://{self._folder(spoke, name)}"
+
+    def _folder(self, spoke: str, name: str) -> Path:
+        return self.root / "tables" / spoke / name
+
+    def _relative(self, location: str) -> str:
+        return str(Path(location.removeprefix("file://")).relative_to(self.root))
