@@ -154,6 +154,8 @@ class IcebergTables:
             snapshot = table.current_snapshot()
         except NoSuchTableError:
             table, snapshot = None, None
+        if table and table.location() != f"file://{self._folder(spoke, name)}":
+            return  # another store's, in a catalog that both were given
         if table and (snapshot is None or snapshot.snapshot_id != wanted[0]):
             catalog.drop_table((spoke, name))
             table = None

@@ -798,3 +798,26 @@ def test_what_odbc_tools_ask(bench: Bench, tmp_path: Path) -> None:
     assert "150.00" in found
     assert "|bi|spoke_bi__sales|TABLE|" in found
     assert "|bi|spoke_bi__sales|id|4|int4|" in found
+
+
+def test_the_catalog_of_the_iceberg_tables_may_be_postgresql(
+    server: LocalServer, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = bench.admin.info
+    address = f"postgresql+psycopg://{given.user}:{given.password}@/{given.dbname}?host={given.host}&port={given.port}"
+    monkeypatch.setenv("PYICEBERG_CATALOG__HUBSPOKE__URI", address)
+    hub, node = duckdb.connect(), SPOKES[0]
+    store = ReleaseStore(tmp_path / "store")
+    for rows in (3, 4):
+        hub.execute(f"create or replace table {node['relation_name']} as select range as id from range({rows})")
+        store.publish(hub, [node], "run")
+    assert not (tmp_path / "store/catalog.db").exists()
+    noted = bench.admin.execute("select table_namespace, table_name from iceberg_tables").fetchall()
+    assert noted == [("bi", node["name"])]
+    store.prune(1)
+    assert store.tables.catalog().load_table(("bi", node["name"])).scan().to_arrow().num_rows == 4
+    other = ReleaseStore(tmp_path / "other")
+    for _ in range(2):  # the second one clears what the first one left
+        with pytest.raises(HubspokeError, match="belongs to the release store at"):
+            other.publish(hub, [node], "run")
+    assert store.tables.catalog().load_table(("bi", node["name"])).scan().to_arrow().num_rows == 4
