@@ -258,7 +258,7 @@ class _Files:
             with _clear_words():
                 own = reading.cursor(opened, self._spoke)
                 rows = own.execute(reading.selection(own, sql), values).to_arrow_reader(reading.BATCH_ROWS)
-                return pa.RecordBatchReader.from_batches(schema, rows)
+                return pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in rows))
 
         return Result(release.number, schema, read)
 

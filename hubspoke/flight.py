@@ -394,6 +394,8 @@ class _Rows:
 
     def __init__(self, query: _Query, readers: Iterator[Any], first: Any) -> None:
         self._query = query
+        self.schema = reading.plain(first.schema)
+        self._is_plain = self.schema == first.schema
         self._readers = readers
         self._reader = first
         self._pieces: list[Any] = []
@@ -408,6 +410,8 @@ class _Rows:
             with self._query.working:
                 self._query.check()
                 batch = self._next_batch()
+                if not self._is_plain:
+                    batch = batch.cast(self.schema)
         except StopIteration:
             self._close()
             raise
@@ -696,13 +700,12 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         try:
             with query.working:
                 readers = self._run(query, ask)
-                first = next(readers)
-                schema = reading.tagged(first.schema, ask.release)
+                rows = _Rows(query, readers, next(readers))
                 query.check()
         except Exception as error:
             query.end()
             raise _told(error, query) from None
-        return flight.GeneratorStream(schema, _Rows(query, readers, first))
+        return flight.GeneratorStream(reading.tagged(rows.schema, ask.release), rows)
 
     def _run(self, query: _Query, ask: _Ask) -> Iterator[Any]:
         """Start a query; yield a reader of its rows, and one more for each further row of parameters."""

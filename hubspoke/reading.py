@@ -140,7 +140,27 @@ def schema_of(connection: duckdb.DuckDBPyConnection, sql: str, parameters: list[
     except duckdb.Error as error:
         raise type(error)(_without_describe(str(error))) from None
     nothing = ", ".join(f"cast(null as {row[1]}) as {identifier(row[0])}" for row in columns)
-    return connection.execute(f"select {nothing} where false").to_arrow_table().schema
+    return plain(connection.execute(f"select {nothing} where false").to_arrow_table().schema)
+
+
+def plain(schema: Any) -> Any:
+    """Return an Arrow schema with texts for DuckDB's enums, whose dictionaries do not travel over Flight."""
+    import pyarrow as pa
+
+    def of(kind: Any) -> Any:
+        if pa.types.is_dictionary(kind):
+            return kind.value_type
+        if pa.types.is_list(kind):
+            return pa.list_(kind.value_field.with_type(of(kind.value_type)))
+        if pa.types.is_fixed_size_list(kind):
+            return pa.list_(kind.value_field.with_type(of(kind.value_type)), kind.list_size)
+        if pa.types.is_map(kind):
+            return pa.map_(kind.key_field.with_type(of(kind.key_type)), kind.item_field.with_type(of(kind.item_type)))
+        if pa.types.is_struct(kind):
+            return pa.struct([field.with_type(of(field.type)) for field in kind])
+        return kind
+
+    return pa.schema([field.with_type(of(field.type)) for field in schema], schema.metadata)
 
 
 def _without_describe(text: str) -> str:
@@ -176,6 +196,7 @@ def relation_schema(connection: duckdb.DuckDBPyConnection, release: Release, nam
     fields = []
     for field in schema:
         kind, comment, precision, scale = known[field.name]
+        comment = comment.strip() if comment else None
         said = {
             "TYPE_NAME": kind,
             "TABLE_NAME": name,
@@ -193,7 +214,7 @@ def relation_schema(connection: duckdb.DuckDBPyConnection, release: Release, nam
         )
     import pyarrow as pa
 
-    more = {"hubspoke.rows": str(release.relations[name].rows), "hubspoke.description": described[0] or ""}
+    more = {"hubspoke.rows": str(release.relations[name].rows), "hubspoke.description": (described[0] or "").strip()}
     return tagged(pa.schema(fields), release.number, **more)
 
 
