@@ -19,7 +19,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -189,7 +189,23 @@ class _Open:
     spill: Path
     users: int = 0
     used_at: float = 0.0
-    schemas: dict[str, Any] = field(default_factory=dict)
+    known: dict[str, "_Known"] = field(default_factory=dict)
+    idle: list[duckdb.DuckDBPyConnection] = field(default_factory=list)
+
+    def take(self) -> duckdb.DuckDBPyConnection:
+        """Return a connection that nobody else uses; ``idle.append`` it when it is free again."""
+        try:
+            return self.idle.pop()
+        except IndexError:
+            return reading.cursor(self.connection, self.spoke)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a select is found to be: its result's schema and the names of its parameters."""
+
+    schema: Any
+    parameters: list[str]
 
 
 class _Releases:
@@ -199,6 +215,7 @@ class _Releases:
         self.store = store
         self._settings = settings
         self._spill = spill
+        self._pointer = store.root / "current" / "manifest.json"
         self._lock = threading.Lock()
         self._open: dict[tuple[Any, ...], _Open] = {}
         self._seen: tuple[Any, ...] | None = None
@@ -214,9 +231,8 @@ class _Releases:
             return self._now()
 
     def _now(self) -> Release:
-        folder = (self.store.root / "current").resolve()
         try:
-            seen = _identity(folder / "manifest.json")
+            seen = _identity(self._pointer)
         except OSError:
             raise flight.FlightUnavailableError("there is no release yet") from None
         if seen != self._seen or self._current is None:
@@ -261,7 +277,8 @@ class _Releases:
             for key, held in list(self._open.items()):
                 if held.users == 0 and time.monotonic() - held.used_at > idle_s:
                     del self._open[key]
-                    held.connection.close()
+                    for connection in (*held.idle, held.connection):
+                        connection.close()
                     reading.clear(held.spill)
 
 
@@ -601,27 +618,26 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
 
     # -- asking
 
-    @contextmanager
-    def _asking(self, context: Any) -> Iterator[tuple[str, _Open, duckdb.DuckDBPyConnection]]:
-        """Open the release that a caller means, for a question that takes no time: spoke, file, connection."""
+    def _asking(self, context: Any) -> AbstractContextManager[_Open]:
+        """Hold the release open that a caller means."""
         caller = context.get_middleware("caller")
-        with self._releases.reading(caller.spoke, _number(caller.release)) as held:
-            connection = reading.cursor(held.connection, caller.spoke)
-            try:
-                yield caller.spoke, held, connection
-            finally:
-                connection.close()
+        return self._releases.reading(caller.spoke, _number(caller.release))
 
-    def _schema(self, held: _Open, connection: duckdb.DuckDBPyConnection, sql: str, parameters: str = "") -> Any:
-        """Return the schema of a select's result, remembered for each release."""
+    def _know(self, held: _Open, sql: str, parameters: str = "") -> _Known:
+        """Find out what a select is, once for each release."""
         key = f"{parameters}\0{sql}"
-        if key not in held.schemas:
-            rows = _rows_of(parameters)
-            schema = reading.schema_of(connection, sql, rows[0] if rows else None)
-            if len(held.schemas) >= PREPARED_AT_MOST:
-                held.schemas.clear()
-            held.schemas[key] = reading.tagged(schema, held.release.number)
-        return held.schemas[key]
+        known = held.known.get(key)
+        if known is None:
+            with _connection(held) as connection:
+                names = sorted(reading.selection(connection, sql).named_parameters)
+                rows = _rows_of(parameters)
+                is_unbound = bool(names) and not rows
+                schema = pa.schema([]) if is_unbound else reading.schema_of(connection, sql, rows[0] if rows else None)
+            known = _Known(reading.tagged(schema, held.release.number), names)
+            if len(held.known) >= PREPARED_AT_MOST:
+                held.known.clear()
+            held.known[key] = known
+        return known
 
     @_answering
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:
@@ -630,9 +646,9 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
             return self._shards_info(context, descriptor)
         name, command = flight_sql.unpack(descriptor.command)
         if name in ("CommandStatementQuery", "CommandPreparedStatementQuery"):
-            with self._asking(context) as (spoke, held, connection):
-                sql, parameters = self._meant(spoke, name, command)
-                schema = self._schema(held, connection, sql, parameters)
+            with self._asking(context) as held:
+                sql, parameters = self._meant(held.spoke, name, command)
+                schema = self._know(held, sql, parameters).schema
                 ask = _Ask(secrets.token_hex(8), held.release.number, sql, parameters)
             return self._info(schema, descriptor, [ask.ticket()])
         schema = self._catalog_schema(name, command)
@@ -643,9 +659,9 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         """Answer with the schema of what is asked for."""
         name, command = flight_sql.unpack(descriptor.command or b"")
         if name in ("CommandStatementQuery", "CommandPreparedStatementQuery"):
-            with self._asking(context) as (spoke, held, connection):
-                sql, parameters = self._meant(spoke, name, command)
-                return flight.SchemaResult(self._schema(held, connection, sql, parameters))
+            with self._asking(context) as held:
+                sql, parameters = self._meant(held.spoke, name, command)
+                return flight.SchemaResult(self._know(held, sql, parameters).schema)
         return flight.SchemaResult(self._catalog_schema(name, command))
 
     def _info(self, schema: Any, descriptor: Any, tickets: list[Any]) -> Any:
@@ -661,8 +677,8 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
             raise ValueError("a path is a relation and a number of shards") from None
         if not 1 <= number <= 10_000:
             raise ValueError(f"there can be 1 to 10,000 shards, not {number}")
-        with self._asking(context) as (spoke, held, connection):
-            _own(held.release, spoke, relation)
+        with self._asking(context) as held, _connection(held) as connection:
+            _own(held.release, held.spoke, relation)
             schema = reading.relation_schema(connection, held.release, relation)
             asks = [
                 _Ask(secrets.token_hex(8), held.release.number, relation=relation, shards=number, shard=shard)
@@ -688,8 +704,8 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
             wanted = command.data_type if command.HasField("data_type") else None
             return flight.RecordBatchStream(flight_sql.type_info(wanted))
         if name != "TicketStatementQuery":
-            with self._asking(context) as (spoke, held, connection):
-                return flight.RecordBatchStream(self._catalog(name, command, spoke, held, connection))
+            with self._asking(context) as held, _connection(held) as connection:
+                return flight.RecordBatchStream(self._catalog(name, command, held, connection))
         ask = _Ask.read(command.statement_handle)
         spoke = context.get_middleware("caller").spoke
         with self._lock:
@@ -712,8 +728,9 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         lease = self._releases.reading(query.spoke, ask.release)
         held = lease.__enter__()
         query.finally_do(lambda: lease.__exit__(None, None, None))
-        connection = reading.cursor(held.connection, query.spoke)
-        query.finally_do(connection.close)
+        connection = held.take()
+        # one that was stopped may have rows on it that nobody has read
+        query.finally_do(lambda: connection.close() if query.stopped else held.idle.append(connection))
         query.use(connection)
         key = query.name + secrets.token_hex(4)
         self._queries[key] = query
@@ -737,8 +754,9 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
             return flight_sql.SCHEMAS[name]
         raise Unknown(f"{name}: a release is only read")
 
-    def _catalog(self, name: str, command: Any, spoke: str, held: _Open, connection: duckdb.DuckDBPyConnection) -> Any:
+    def _catalog(self, name: str, command: Any, held: _Open, connection: duckdb.DuckDBPyConnection) -> Any:
         schema = self._catalog_schema(name, command)
+        spoke = held.spoke
         rows: list[dict[str, Any]] = []
         if name == "CommandGetCatalogs":
             rows = [{"catalog_name": spoke}]
@@ -838,9 +856,9 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         raise Unknown(f"this server has no action {action.type}")
 
     def _prepare(self, context: Any, sql: str) -> bytes:
-        with self._asking(context) as (spoke, held, connection):
-            names = sorted(reading.selection(connection, sql).named_parameters)
-            result = pa.schema([]) if names else self._schema(held, connection, sql)
+        with self._asking(context) as held:
+            known = self._know(held, sql)
+        names, spoke = known.parameters, held.spoke
         handle = secrets.token_bytes(16)
         with self._lock:
             own = [known for known, prepared in self._prepared.items() if prepared.spoke == spoke]
@@ -853,7 +871,7 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
             flight_sql.message(
                 "ActionCreatePreparedStatementResult",
                 prepared_statement_handle=handle,
-                dataset_schema=result.serialize().to_pybytes() if result else b"",
+                dataset_schema=b"" if names else known.schema.serialize().to_pybytes(),
                 parameter_schema=parameters.serialize().to_pybytes() if names else b"",
             )
         )
@@ -871,6 +889,15 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
                     query.stop(flight.FlightCancelledError("cancelled"))
                     status = 1
         return status
+
+
+@contextmanager
+def _connection(held: _Open) -> Iterator[duckdb.DuckDBPyConnection]:
+    connection = held.take()
+    try:
+        yield connection
+    finally:
+        held.idle.append(connection)
 
 
 def _number(text: str | None) -> int | None:
