@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: build test lint bench install clean help
+.PHONY: build test lint bench soak install clean help
 .DEFAULT_GOAL := help
 
 help: ## Show what there is to type.
@@ -48,6 +48,9 @@ bench: install ## Measure landing, build, quality gate and what PostgreSQL reade
 	@$(BIN)/python bench/build.py
 	@$(BIN)/python bench/gate.py
 	@$(BIN)/python bench/postgres.py
+
+soak: install ## Read without a pause through 50 builds, half of them red, and 100 that are killed (an hour).
+	@$(BIN)/python bench/soak.py
 
 clean: ## Remove everything that a run made, the released data included.
 	@rm -rf warehouse target logs .venv

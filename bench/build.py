@@ -11,6 +11,7 @@ Each figure is a ratio of two times taken on this machine, one after the other, 
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,18 @@ def run(warehouse: Path, *command: str | Path, project: Path = ROOT) -> Cost:
     if status:
         sys.exit(f"{' '.join(map(str, command))} failed:\n{printed}")
     return Cost(seconds, usage.ru_maxrss * 1024)
+
+
+def write_empty_project(folder: Path) -> None:
+    """Write a project with this one's macros and settings and no model or seed of the example."""
+    for part in ("macros", "profiles"):
+        shutil.copytree(ROOT / part, folder / part)
+    shutil.copy(ROOT / "dbt_project.yml", folder)
+    (folder / "profiles.yml").symlink_to("profiles/profiles.yml")
+    (folder / "seeds").mkdir()
+    shutil.copy(ROOT / "seeds/rule_exceptions.csv", folder / "seeds")
+    (folder / "models").mkdir()
+    shutil.copy(ROOT / "models/_groups.yml", folder / "models")
 
 
 def copy_with_duckdb(target: Path) -> None:

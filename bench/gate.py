@@ -22,7 +22,7 @@ from typing import Any
 
 import duckdb
 import yaml
-from build import BIN, ROOT, run
+from build import BIN, ROOT, run, write_empty_project
 from rich.console import Console
 from rich.table import Table
 
@@ -70,15 +70,9 @@ def rules_for(table: str) -> list[Rule]:
 
 def write_project(folder: Path, table: str, action: str, share: float) -> str:
     """Write a project of one model over real rows, of which a share is made bad; return the model's query."""
-    for part in ("macros", "profiles"):
-        shutil.copytree(ROOT / part, folder / part)
-    shutil.copy(ROOT / "dbt_project.yml", folder)
-    (folder / "profiles.yml").symlink_to("profiles/profiles.yml")
-    (folder / "seeds").mkdir()
-    shutil.copy(ROOT / "seeds/rule_exceptions.csv", folder / "seeds")
+    write_empty_project(folder)
     core = folder / "models/hub/core"
     core.mkdir(parents=True)
-    shutil.copy(ROOT / "models/_groups.yml", folder / "models")
     [path] = [source.path for source in read_sources(ROOT) if source.table == table]
     column = SPOILT[table]
     # spread over the table, as bad rows are in life
