@@ -177,7 +177,7 @@ def in_one_statement(project: Project, port: int, stack: ExitStack) -> Callable[
     given = LocalServer(project).parameters() | {"user": "spoke_bi", "password": password(project, "bi")}
     connection = stack.enter_context(psycopg.connect(**given, autocommit=True))
     sql = ONE.format(orders="bi.spoke_bi__orders", totals="bi.spoke_bi__totals")
-    return lambda: connection.execute(sql).fetchone()  # type: ignore[arg-type]
+    return lambda: connection.execute(sql).fetchone()
 
 
 def in_one_transaction(project: Project, port: int, stack: ExitStack) -> Callable[[], Any]:

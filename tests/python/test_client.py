@@ -1,6 +1,7 @@
 """Reading from Python and in shards: the same answers from the files and through the server."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from test_release import node
 import hubspoke
 from hubspoke.errors import HubspokeError
 from hubspoke.flight import FlightServer, Settings
+from hubspoke.project import Project
 from hubspoke.reading import cursor, open_spoke, shard_sql
 from hubspoke.release import ReleaseStore
 
@@ -41,8 +43,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["files", "server"])
 def connect(request: pytest.FixtureRequest, folder: Path) -> Iterator[Connect]:
-    from hubspoke.project import Project
-
     if request.param == "files":
         yield lambda spoke="bi", **more: hubspoke.connect(spoke, project=folder, **more)
         return
@@ -232,3 +232,21 @@ def test_the_example_notebook_runs(built: Sandbox) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=built.root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "churn" in done.stdout
+
+
+def test_the_recipes_of_the_guide_run(built: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block of Python in the section, as a program of its own, beside a server."""
+    section = (ROOT / "docs/serving.md").read_text().partition("\n## Arrow")[2].partition("\n## ")[0]
+    recipes = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    assert len(recipes) == 5
+    (tmp_path / "dbt_project.yml").write_text("name: guide\n")
+    (tmp_path / "warehouse").mkdir()
+    (tmp_path / "warehouse/release").symlink_to(built.root / "warehouse/release")
+    monkeypatch.setenv("HUBSPOKE_WAREHOUSE", "warehouse")
+    server = FlightServer(Project(tmp_path, tmp_path / "warehouse"), Settings(port=0))
+    for recipe in recipes:
+        code = recipe.replace("grpc://127.0.0.1:31337", server.address)
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), recipe
+        assert done.stdout
+    server.close()
