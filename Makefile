@@ -44,10 +44,11 @@ lint: install ## Check SQL, Python and the rules of the house.
 	@$(BIN)/sqlfluff lint --processes 2
 	@$(BIN)/hubspoke check
 
-bench: install ## Measure landing, build, quality gate and what PostgreSQL readers notice of a release.
+bench: install ## Measure landing, build, quality gate, and what readers of PostgreSQL and Arrow notice.
 	@$(BIN)/python bench/build.py
 	@$(BIN)/python bench/gate.py
 	@$(BIN)/python bench/postgres.py
+	@$(BIN)/python bench/serve.py
 
 soak: install ## Read without a pause through 50 builds, half of them red, and 100 that are killed (an hour).
 	@$(BIN)/python bench/soak.py

@@ -159,6 +159,7 @@ def audit_release(
         progress(name)
         file = store.root / "current" / f"{relation.spoke}.duckdb"
         with duckdb.connect(file.resolve(), read_only=True) as connection:
+            store.location.let_in(connection)
             columns = {row[0].lower() for row in connection.execute(f"describe main.{name}").fetchall()}
             cases = [_as_released(relation)]
             for test in _tests_shown_by(manifest, models.get(name)):

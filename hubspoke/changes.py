@@ -36,6 +36,7 @@ def changes(
     if not keys:
         raise HubspokeError(f"no test says which columns of {name} are unique; name them: --key column,column")
     connection = duckdb.connect()
+    store.location.let_in(connection)
     for view, number in (("old", before), ("new", after)):
         connection.execute(f"create view _{view} as {store.select(name, number)}")
     columns = {view: connection.table(f"_{view}").columns for view in ("old", "new")}

@@ -31,6 +31,8 @@ class Plugin(BasePlugin):
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
         """Register the functions that the macros call; both give JSON, and a person's error as part of it."""
+        store = ReleaseStore(self.project.release)
+        store.location.let_in(conn)
 
         def landed() -> str:
             return json.dumps(landed_files(self.project))
@@ -43,7 +45,7 @@ class Plugin(BasePlugin):
                 return json.dumps({"error": f"Not released: {error}"})
 
         def released(relation: str) -> str:
-            return ReleaseStore(self.project.release).select(relation)
+            return store.select(relation)
 
         def fault(relation: str, expressions: str) -> str:
             with conn.cursor() as cursor:

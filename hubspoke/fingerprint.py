@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from functools import lru_cache
 from typing import Any
 
 from hubspoke.manifest import Manifest, Node, meta
@@ -53,8 +54,7 @@ def fingerprints(manifest: Manifest, variables: dict[str, Any], exceptions: list
 
 def _parts(manifest: Manifest, node: Node, variables: dict[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
     macros = {macro_id: manifest.macros[macro_id]["macro_sql"] for macro_id in _called(manifest, node)}
-    text = "\n".join([node.get("raw_code") or "", *macros.values()])
-    read = set(re.findall(r"\bvar\(\s*['\"](\w+)", text))
+    read = set().union(*map(_variables_in, [node.get("raw_code") or "", *macros.values()]))
     return {
         "text": node["checksum"] if node["resource_type"] != "test" else node["raw_code"],
         "arguments": (node.get("test_metadata") or {}).get("kwargs"),
@@ -62,6 +62,12 @@ def _parts(manifest: Manifest, node: Node, variables: dict[str, Any], settings: 
         "variables": {name: variables.get(name) for name in sorted(read)},
         "settings": {name: node["config"].get(name) for name in settings},
     }
+
+
+@lru_cache(maxsize=10_000)
+def _variables_in(text: str) -> frozenset[str]:
+    """Find the variables that a template's text reads by name."""
+    return frozenset(re.findall(r"\bvar\(\s*['\"](\w+)", text))
 
 
 def _called(manifest: Manifest, node: Node) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from hubspoke.errors import HubspokeError
-from hubspoke.files import sync, sync_tree
+from hubspoke.location import Location
 from hubspoke.sql import identifier, quoted
 
 if TYPE_CHECKING:
@@ -27,11 +27,15 @@ WIDE = {"HUGEINT", "UHUGEINT"}
 class IcebergTables:
     """The tables ``<spoke>.<relation>`` of a release store.
 
-    Paths of files are relative to the store throughout.
+    Files are named by their path below the location throughout.
+
+    Args:
+        root: The store's folder, which holds the catalog.
+        location: Where the files are.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, location: Location) -> None:
+        self.root, self.location = root, location
 
     def write(
         self, hub: duckdb.DuckDBPyConnection, spoke: str, name: str, relation: str, columns: dict[str, str]
@@ -56,20 +60,21 @@ class IcebergTables:
         from pyiceberg.exceptions import NoSuchTableError
         from pyiceberg.expressions import AlwaysTrue
 
-        folder = self._folder(spoke, name)
-        file = folder / "data" / f"{uuid.uuid4()}.parquet"
-        file.parent.mkdir(parents=True, exist_ok=True)
+        folder = _folder(spoke, name)
+        file = f"{folder}/data/{uuid.uuid4()}.parquet"
+        path, url = self.location.name(file), f"{self.location.url}/{folder}"
+        self.location.make(f"{folder}/data")
         wide = [identifier(column) for column, type_name in columns.items() if type_name in WIDE]
         casts = f" replace ({', '.join(f'{column}::decimal(38, 0) as {column}' for column in wide)})" if wide else ""
-        hub.execute(f"copy (select *{casts} from {relation}) to '{quoted(file)}' (format parquet, compression zstd)")
-        schema = parquet.read_schema(file)
+        hub.execute(f"copy (select *{casts} from {relation}) to '{quoted(path)}' (format parquet, compression zstd)")
+        schema = parquet.read_schema(path, filesystem=self.location.filesystem)
         catalog = self.catalog()
         catalog.create_namespace_if_not_exists(spoke)
         try:
             table = catalog.load_table((spoke, name))
         except NoSuchTableError:
-            table = catalog.create_table((spoke, name), schema, location=f"file://{folder}")
-        if table.location() != f"file://{folder}":
+            table = catalog.create_table((spoke, name), schema, location=url)
+        if table.location() != url:
             raise HubspokeError(
                 f"table {spoke}.{name} of the Iceberg catalog belongs to the release store at {table.location()}; "
                 "give this store a catalog of its own"
@@ -91,13 +96,11 @@ class IcebergTables:
                 transaction.set_properties({"columns": json.dumps(columns)})
             if table.current_snapshot():
                 transaction.delete(AlwaysTrue())
-            transaction.add_files([f"file://{file}"])
+            transaction.add_files([f"{self.location.url}/{file}"])
         snapshot = table.current_snapshot()
         assert snapshot is not None  # noqa: S101 -- add_files has just made it
-        sync_tree(folder)
-        sync(folder.parent)
-        sync(folder.parent.parent)
-        return snapshot.snapshot_id, [str(file.relative_to(self.root))], self._relative(table.metadata_location)
+        self.location.sync(folder)
+        return snapshot.snapshot_id, [file], self.location.relative(table.metadata_location)
 
     def catalog(self) -> "Catalog":
         """Open the catalog."""
@@ -106,7 +109,9 @@ class IcebergTables:
 
         given = Config().get_catalog_config("hubspoke") or {}
         own = {"type": "sql", "uri": f"sqlite:///{self.root}/catalog.db"} if "uri" not in given else {}
-        return load_catalog("hubspoke", **own, warehouse=f"file://{self.root}/tables")
+        # what pyiceberg would choose for S3 does not heed AWS_ENDPOINT_URL
+        reach = {} if self.location.is_local else {"py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO"}
+        return load_catalog("hubspoke", **own, **reach, warehouse=f"{self.location.url}/tables")
 
     def forget(self) -> None:
         """Start the store's own catalog anew: what it says is of another folder."""
@@ -125,22 +130,24 @@ class IcebergTables:
             Bytes of data that are free now.
         """
         freed = 0
-        for folder in sorted((self.root / "tables").glob("*/*/")):
-            spoke, name = folder.parent.name, folder.name
+        by_table: dict[tuple[str, str], dict[str, int]] = {}
+        for file, size in self.location.files("tables").items():
+            spoke, name = file.split("/")[1:3]
+            by_table.setdefault((spoke, name), {})[file] = size
+        for (spoke, name), found in sorted(by_table.items()):
             versions = kept.get((spoke, name), [])
-            files = {file for _, version, _ in versions for file in version}
-            orphans = [path for path in folder.glob("data/*") if str(path.relative_to(self.root)) not in files]
+            held = {file for _, version, _ in versions for file in version}
+            folder = _folder(spoke, name)
+            orphans = [file for file in found if file.startswith(f"{folder}/data/") and file not in held]
             # data is written first and removed last: without such a file there is nothing else to clear
             if not orphans and versions:
                 continue
             self._restore(spoke, name, [(snapshot, metadata) for snapshot, _, metadata in versions])
-            for path in orphans:
-                freed += path.stat().st_size
-                path.unlink()
+            for file in orphans:
+                freed += found[file]
+                self.location.remove(file)
             if not versions:
-                for path in sorted(folder.rglob("*"), reverse=True):
-                    path.rmdir() if path.is_dir() else path.unlink()
-                folder.rmdir()
+                self.location.remove_folder(folder)
         return freed
 
     def _restore(self, spoke: str, name: str, versions: list[tuple[int, str]]) -> None:
@@ -154,14 +161,14 @@ class IcebergTables:
             snapshot = table.current_snapshot()
         except NoSuchTableError:
             table, snapshot = None, None
-        if table and table.location() != f"file://{self._folder(spoke, name)}":
+        if table and table.location() != f"{self.location.url}/{_folder(spoke, name)}":
             return  # another store's, in a catalog that both were given
         if table and (snapshot is None or snapshot.snapshot_id != wanted[0]):
             catalog.drop_table((spoke, name))
             table = None
         if table is None and self._is_of_this_store(wanted[1], spoke, name):
             catalog.create_namespace_if_not_exists(spoke)
-            table = catalog.register_table((spoke, name), f"file://{self.root / wanted[1]}")
+            table = catalog.register_table((spoke, name), f"{self.location.url}/{wanted[1]}")
         if table is None:
             return
         kept = {snapshot_id for snapshot_id, _ in versions}
@@ -174,22 +181,21 @@ class IcebergTables:
 
     def _remove_metadata(self, table: "Table", kept: set[str]) -> None:
         """Remove the metadata files of a table that neither it nor a kept version of it names."""
-        named = kept | {self._relative(table.metadata_location)}
-        named |= {self._relative(entry.metadata_file) for entry in table.metadata.metadata_log}
+        relative = self.location.relative
+        named = kept | {relative(table.metadata_location)}
+        named |= {relative(entry.metadata_file) for entry in table.metadata.metadata_log}
         for snapshot in table.snapshots():
-            named.add(self._relative(snapshot.manifest_list))
-            named |= {self._relative(manifest.manifest_path) for manifest in snapshot.manifests(table.io)}
-        folder = self._folder(*table.name()[-2:])
-        for path in folder.glob("metadata/*"):
-            if str(path.relative_to(self.root)) not in named:
-                path.unlink()
+            named.add(relative(snapshot.manifest_list))
+            named |= {relative(manifest.manifest_path) for manifest in snapshot.manifests(table.io)}
+        for file in self.location.files(f"{_folder(*table.name()[-2:])}/metadata"):
+            if file not in named:
+                self.location.remove(file)
 
     def _is_of_this_store(self, metadata: str, spoke: str, name: str) -> bool:
-        path = self.root / metadata
-        return path.is_file() and json.loads(path.read_text())["location"] == f"file://{self._folder(spoke, name)}"
+        text = self.location.read(metadata) if metadata else None
+        return text is not None and json.loads(text)["location"] == f"{self.location.url}/{_folder(spoke, name)}"
 
-    def _folder(self, spoke: str, name: str) -> Path:
-        return self.root / "tables" / spoke / name
 
-    def _relative(self, location: str) -> str:
-        return str(Path(location.removeprefix("file://")).relative_to(self.root))
+def _folder(spoke: str, name: str) -> str:
+    """Return the folder of a table, below the location."""
+    return f"tables/{spoke}/{name}"

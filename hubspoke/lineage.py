@@ -18,13 +18,9 @@ Column = tuple[str, str]
 
 
 @lru_cache(maxsize=1000)
-def _parse(sql: str) -> exp.Expr:
-    return parse_one(sql, dialect="duckdb")
-
-
 def parse(sql: str) -> exp.Expr | None:
-    """Parse compiled SQL; no SQL (a seed, a model that was not compiled) gives nothing."""
-    return _parse(sql).copy() if sql else None
+    """Parse compiled SQL; no SQL (a seed, a model that was not compiled) gives nothing. Copy the tree to change it."""
+    return parse_one(sql, dialect="duckdb") if sql else None
 
 
 def relation_key(node: Node) -> str:
@@ -82,7 +78,7 @@ class Lineage:
                 f"{node_id} has not been compiled, so its columns cannot be traced. Run: hubspoke build"
             )
         try:
-            query = qualify(parsed, schema=self._schema, dialect="duckdb")
+            query = qualify(parsed.copy(), schema=self._schema, dialect="duckdb")
             scope = build_scope(query)
             # trimming costs three times the rest, for text that nobody reads here
             steps = lineage(None, query, self._schema, dialect="duckdb", scope=scope, copy=False, trim_selects=False)

@@ -284,9 +284,9 @@ class Publisher:
         access: dict[tuple[str, str], str] = {}
         with duckdb.connect(config={"memory_limit": "512MB", "threads": 2}) as source:
             source.execute("set TimeZone = 'UTC'")
+            self.store.location.let_in(source)
             for spoke, name in changed:
                 relation, ordered = wanted[spoke, name]
-                files = ", ".join(f"'{quoted(self.store.root / file)}'" for file in relation.files)
                 descriptions = self._descriptions(release, spoke, name)
                 rules = access_statements(
                     f"{identifier(spoke + '__next')}.{identifier(name)}",
@@ -298,7 +298,7 @@ class Publisher:
                     rows = build_table(
                         self.connection,
                         source,
-                        f"select * from read_parquet([{files}])",
+                        self.store.rows_of(relation),
                         f"{identifier(spoke + '__next')}.{identifier(name)}",
                         ordered,
                         descriptions,
@@ -316,6 +316,7 @@ class Publisher:
         """Read what the release says of a relation (under the empty text) and of its columns."""
         path = self.store.root / f"{release.number:06d}" / f"{spoke}.duckdb"
         with duckdb.connect(path.resolve(), read_only=True) as file:
+            self.store.location.let_in(file)
             table = file.execute("select comment from duckdb_views() where view_name = ?", [name]).fetchall()
             columns = file.execute(
                 "select column_name, comment from duckdb_columns() where table_name = ? and comment is not null", [name]

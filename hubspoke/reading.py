@@ -3,6 +3,7 @@
 Nothing that is opened here can be written to, and no file can be read but the Parquet files of the spoke's relations.
 """
 
+import os
 import shutil
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +13,7 @@ from typing import Any
 import duckdb
 
 from hubspoke.errors import HubspokeError
+from hubspoke.location import Location
 from hubspoke.release import Release, ReleaseStore
 from hubspoke.sql import identifier, quoted
 
@@ -81,13 +83,17 @@ def open_spoke(
         "max_temp_directory_size": limits.spill_size,
     }
     connection = duckdb.connect(config={name: value for name, value in settings.items() if value is not None})
+    location = store.location
+    folder = location.name(f"tables/{spoke}")
     # as the views name the files, and as the file system does
-    folders = {f"'{quoted(root)}/tables/{quoted(spoke)}'" for root in (store.root.absolute(), store.root.resolve())}
+    folders = {folder, os.path.realpath(folder)} if location.is_local else {folder}
+    allowed = ", ".join(f"'{quoted(name)}'" for name in sorted(folders))
+    location.let_in(connection)
     try:
         connection.execute(f"attach '{quoted(path)}' as {identifier(spoke)} (read_only)")
         connection.execute(f"use {identifier(spoke)}; detach memory")
         connection.execute("set parquet_metadata_cache = true")
-        connection.execute(f"set allowed_directories = [{', '.join(sorted(folders))}]")
+        connection.execute(f"set allowed_directories = [{allowed}]")
         connection.execute("set enable_external_access = false; set lock_configuration = true")
     except duckdb.Error as error:
         connection.close()
@@ -240,8 +246,9 @@ def shard_sql(store: ReleaseStore, release: Release, relation: str, shards: int,
     if relation not in release.relations:
         known = ", ".join(release.relations)
         raise HubspokeError(f"release {release.number} has no relation {relation}; it has {known}")
-    files = [store.root / name for name in release.relations[relation].files]
-    groups = [_row_groups(file) for file in files]
+    location = store.location
+    files = release.relations[relation].files
+    groups = [_row_groups(location, file) for file in files]
     sizes = [rows for of_file in groups for rows in of_file]
     if len(sizes) >= shards:
         first, last = shard * len(sizes) // shards, (shard + 1) * len(sizes) // shards
@@ -257,26 +264,26 @@ def shard_sql(store: ReleaseStore, release: Release, relation: str, shards: int,
         if low >= high:
             continue
         is_whole = (low, high) == (0, rows)
-        if not is_whole and _POSITION in _columns(file):
+        if not is_whole and _POSITION in _columns(location, file):
             raise HubspokeError(f"{relation} cannot be read in shards: it has a column {_POSITION}; rename it")
         where = "" if is_whole else f" where {_POSITION} >= {low} and {_POSITION} < {high}"
-        parts.append(f"select * from read_parquet('{quoted(file)}'){where}")
-    return " union all ".join(parts) or f"select * from read_parquet('{quoted(files[0])}') where false"
+        parts.append(f"select * from read_parquet('{quoted(location.name(file))}'){where}")
+    return " union all ".join(parts) or f"select * from read_parquet('{quoted(location.name(files[0]))}') where false"
 
 
 @cache
-def _row_groups(file: Path) -> tuple[int, ...]:
+def _row_groups(location: Location, file: str) -> tuple[int, ...]:
     """Return the rows of each row group; a released file never changes."""
     import pyarrow.parquet as parquet
 
-    metadata = parquet.read_metadata(file)
+    metadata = parquet.read_metadata(location.name(file), filesystem=location.filesystem)
     return tuple(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
 
 
-def _columns(file: Path) -> list[str]:
+def _columns(location: Location, file: str) -> list[str]:
     import pyarrow.parquet as parquet
 
-    return list(parquet.read_schema(file).names)
+    return list(parquet.read_schema(location.name(file), filesystem=location.filesystem).names)
 
 
 def write_rows(reader: Any, kind: str, output: Path) -> int:

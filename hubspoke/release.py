@@ -1,12 +1,13 @@
 """The release: what spokes read, made current at once and only when everything that must hold holds.
 
     release/
-      catalog.db, home                         Iceberg catalog (SQLite), and where the store was made
+      catalog.db, store.json                   Iceberg catalog (SQLite), and where the store was made
       tables/<spoke>/<relation>/data/*.parquet  the data of every release that is kept
       000001/ manifest.json, <spoke>.duckdb    one folder per release, never changed once it is there
       current -> 000001                        what readers open; replaced in one atomic step
 
-A spoke's DuckDB file holds views over that spoke's own data files and nothing else.
+A spoke's DuckDB file holds views over that spoke's own data files and nothing else. The tables may lie elsewhere
+(``hubspoke.location``).
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from hubspoke.fence import violations
 from hubspoke.files import UNFINISHED, commit_folder, exclusive, point
 from hubspoke.fingerprint import fingerprints
 from hubspoke.iceberg import IcebergTables
+from hubspoke.location import Location, claim, read_location
 from hubspoke.manifest import Manifest, Node, spoke_of
 from hubspoke.project import Project
 from hubspoke.readiness import Build, Obstacle, Result, obstacles
@@ -96,7 +98,16 @@ class ReleaseStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.tables = IcebergTables(root)
+
+    @property
+    def location(self) -> Location:
+        """Where the relations' files are."""
+        return read_location(self.root)
+
+    @property
+    def tables(self) -> IcebergTables:
+        """The Iceberg tables that the files belong to."""
+        return IcebergTables(self.root, self.location)
 
     def releases(self) -> list[Release]:
         """List the releases, oldest first."""
@@ -136,9 +147,10 @@ class ReleaseStore:
             HubspokeError: There is no such release.
         """
         connection = duckdb.connect()
+        self.location.let_in(connection)
         for name, relation in self.get(number).relations.items():
-            connection.execute(f"create view {name} as {self._select(relation)}")
-        connection.execute(f"set allowed_directories = ['{quoted(self.root)}/tables']")
+            connection.execute(f"create view {name} as {self.rows_of(relation)}")
+        connection.execute(f"set allowed_directories = ['{quoted(self.location.name('tables'))}']")
         connection.execute("set enable_external_access = false; set lock_configuration = true")
         return connection
 
@@ -151,10 +163,11 @@ class ReleaseStore:
         """
         release = self.get(number) if number else self.current()
         relation = release.relations.get(name) if release else None
-        return self._select(relation) if relation else ""
+        return self.rows_of(relation) if relation else ""
 
-    def _select(self, relation: Relation) -> str:
-        files = ", ".join(f"'{quoted(self.root / name)}'" for name in relation.files)
+    def rows_of(self, relation: Relation) -> str:
+        """Return SQL that reads a relation, on a connection that the location was let into."""
+        files = ", ".join(f"'{quoted(self.location.name(name))}'" for name in relation.files)
         return f"select * from read_parquet([{files}])"
 
     def rollback(self, number: int | None = None) -> Release:
@@ -196,7 +209,9 @@ class ReleaseStore:
         """
         with exclusive(self.root, "releasing"):
             newest = max(self.releases(), key=lambda release: release.number, default=None)
-            is_at_home = self._is_at_home()
+            is_at_home = claim(self.root, self.tables.forget)
+            tables = self.tables
+            self.location.let_in(hub)
             self._clear()
             evidence = evidence or Evidence()
             before = newest.relations if newest and is_at_home else {}
@@ -208,7 +223,7 @@ class ReleaseStore:
                 if kept and (kept.rows, kept.checksum, kept.contract) == (fresh.rows, fresh.checksum, fresh.contract):
                     after[node["name"]] = kept.model_copy()
                 else:
-                    fresh.snapshot_id, fresh.files, fresh.metadata = self.tables.write(
+                    fresh.snapshot_id, fresh.files, fresh.metadata = tables.write(
                         hub, fresh.spoke, node["name"], node["relation_name"], _columns(hub, node)
                     )
                     after[node["name"]] = fresh
@@ -260,25 +275,14 @@ class ReleaseStore:
                 kept.setdefault((relation.spoke, name), []).append(version)
         return self.tables.clear(kept)
 
-    def _is_at_home(self) -> bool:
-        """Whether the store lies where it was made; one that was copied or moved starts a catalog of its own.
-
-        Iceberg's metadata and the spokes' files hold absolute paths, so a copy would write into its original.
-        """
-        home = self.root / "home"
-        if home.is_file() and home.read_text() == str(self.root.resolve()):
-            return True
-        self.tables.forget()
-        home.write_text(str(self.root.resolve()))
-        return False
-
     def _write_spoke_file(self, path: Path, spoke: str, nodes: list[Node], relations: dict[str, Relation]) -> None:
         with duckdb.connect(path) as file:
+            self.location.let_in(file)
             for node in nodes:
                 relation = relations[node["name"]]
                 if relation.spoke != spoke:
                     continue
-                file.execute(f"create view {node['name']} as {self._select(relation)}")
+                file.execute(f"create view {node['name']} as {self.rows_of(relation)}")
                 file.execute(f"comment on view {node['name']} is '{quoted(node['description'])}'")
                 for column in node["columns"].values():
                     file.execute(
@@ -372,13 +376,15 @@ def _code(root: Path) -> str:
 
 def _note_fingerprints(hub: duckdb.DuckDBPyConnection, run_id: str, now: dict[str, str]) -> None:
     """Add to what a run has built and tested what it was made of."""
-    built = "update runs.builds set fingerprint = ? where run_id = ? and node_id = ? and state = 'finished'"
-    ran = "update runs.results set fingerprint = ? where run_id = ? and node_id = ?"
-    for statement, table in ((built, "builds"), (ran, "results")):
-        nodes = hub.execute(f"select distinct node_id from runs.{table} where run_id = ?", [run_id]).fetchall()
-        values = [[now[node_id], run_id, node_id] for (node_id,) in nodes if node_id in now]
-        if values:
-            hub.executemany(statement, values)
+    for table, of_those in (("builds", "and state = 'finished'"), ("results", "")):
+        hub.execute(
+            f"""
+            update runs.{table} set fingerprint = now.fingerprint
+            from (select unnest(?) as node_id, unnest(?) as fingerprint) as now
+            where {table}.node_id = now.node_id and {table}.run_id = ? {of_those}
+            """,
+            [list(now), list(now.values()), run_id],
+        )
 
 
 def _last_builds(hub: duckdb.DuckDBPyConnection) -> tuple[dict[str, Build], dict[str, str]]:

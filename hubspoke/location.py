@@ -1,0 +1,160 @@
+"""Where the data files of a release store lie: in its own folder, or wherever fsspec reaches, S3 for example."""
+
+import json
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from hubspoke.errors import HubspokeError
+from hubspoke.files import UNFINISHED, sync, sync_tree
+
+VARIABLE = "HUBSPOKE_TABLES"
+"""Environment variable that names the place for a store's first release, as fsspec writes it: ``s3://bucket/folder``."""
+_NOTE = "store.json"
+"""Beside the releases, what the store is and where its files are; at that place, which store they belong to."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A place for files, which are named by their path below it.
+
+    Attributes:
+        url: As fsspec writes it; a local one begins with ``file://``.
+    """
+
+    url: str
+
+    @cached_property
+    def filesystem(self) -> Any:
+        """The fsspec file system.
+
+        Raises:
+            HubspokeError: fsspec knows no such kind of place, or lacks the package for it.
+        """
+        # slow to import (0.2 s)
+        import fsspec
+
+        try:
+            return fsspec.url_to_fs(self.url)[0]
+        except (ImportError, ValueError) as error:
+            raise HubspokeError(f"{self.url}: {error}") from None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files are on this machine's disk."""
+        return self.url.startswith("file://")
+
+    def name(self, file: str) -> str:
+        """Return what DuckDB and pyarrow call a file."""
+        return f"{self.url.removeprefix('file://')}/{file}"
+
+    def relative(self, url: str) -> str:
+        """Return a file's path below this place from its URL, or from what fsspec lists it as."""
+        without = self.url.partition("://")[2]
+        return url.removeprefix(self.url).removeprefix(without).lstrip("/")
+
+    def let_in(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Let DuckDB read and write here; on this machine's disk it can anyway."""
+        if not self.is_local and self.filesystem.protocol[0] not in connection.list_filesystems():
+            connection.register_filesystem(self.filesystem)
+
+    def files(self, folder: str) -> dict[str, int]:
+        """List the files anywhere below a folder with their sizes in bytes; none if there is no such folder."""
+        self.filesystem.invalidate_cache()
+        found = self.filesystem.find(self.name(folder), detail=True)
+        return {self.relative(path): int(about["size"]) for path, about in found.items()}
+
+    def read(self, file: str) -> str | None:
+        """Return a file's text, or None if there is no such file."""
+        self.filesystem.invalidate_cache()
+        try:
+            return str(self.filesystem.cat_file(self.name(file)).decode())
+        except FileNotFoundError:
+            return None
+
+    def write(self, file: str, text: str) -> None:
+        """Write a small file."""
+        self.filesystem.pipe_file(self.name(file), text.encode())
+
+    def make(self, folder: str) -> None:
+        """Make a folder for files, where such a thing exists."""
+        if self.is_local:
+            Path(self.name(folder)).mkdir(parents=True, exist_ok=True)
+
+    def remove(self, file: str) -> None:
+        """Remove a file."""
+        self.filesystem.rm_file(self.name(file))
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder and everything in it."""
+        self.filesystem.invalidate_cache()
+        if self.filesystem.exists(self.name(folder)):
+            self.filesystem.rm(self.name(folder), recursive=True)
+
+    def sync(self, folder: str) -> None:
+        """Wait until a folder's files are durable; a place that is not a disk has made them so already."""
+        if self.is_local:
+            path = Path(self.name(folder))
+            sync_tree(path)
+            sync(path.parent)
+            sync(path.parent.parent)
+
+
+def read_location(root: Path) -> Location:
+    """Return where a store's files are; before its first release, where they will be."""
+    noted = _noted(root)
+    tables = noted["tables"] if noted else os.environ.get(VARIABLE, "").rstrip("/")
+    return Location(tables or f"file://{root.absolute()}")
+
+
+def claim(root: Path, begin_anew: Callable[[], None]) -> bool:
+    """Settle where a store's files are, and that they are this store's alone.
+
+    A store that was copied or moved is not at home: Iceberg's metadata and the spokes' files hold whole paths, so it
+    would write into its original. Call it with the store's lock held.
+
+    Args:
+        root: The store's folder.
+        begin_anew: Called if the store is not at home, before that is noted; may be called again after a kill.
+
+    Returns:
+        Whether the store was at home.
+
+    Raises:
+        HubspokeError: The place is another store's, or is not where the store's earlier releases have their files.
+    """
+    noted = _noted(root)
+    here = str(root.resolve())
+    given = os.environ.get(VARIABLE, "").rstrip("/")
+    is_at_home = noted.get("path") == here
+    if is_at_home and given and noted["tables"] != given:
+        raise HubspokeError(
+            f"{VARIABLE} is {given}, but the releases in {root} have their files at {noted['tables'] or root}. "
+            "A store keeps to one place: leave the variable out, or begin a new store in another folder."
+        )
+    if not is_at_home:
+        noted = {"path": here, "id": str(uuid.uuid4()), "tables": given}
+    location = Location(noted["tables"] or f"file://{root.absolute()}")
+    if not location.is_local:
+        owner = location.read(_NOTE)
+        if owner is None:
+            location.write(_NOTE, json.dumps({"id": noted["id"]}))
+        elif json.loads(owner)["id"] != noted["id"]:
+            raise HubspokeError(f"{location.url} holds the files of another release store. Name another: {VARIABLE}")
+    if not is_at_home:
+        begin_anew()
+        unfinished = root / f"{_NOTE}{UNFINISHED}"
+        unfinished.write_text(json.dumps(noted))
+        unfinished.replace(root / _NOTE)
+    return is_at_home
+
+
+def _noted(root: Path) -> dict[str, str]:
+    note = root / _NOTE
+    return dict(json.loads(note.read_text())) if note.is_file() else {}
