@@ -639,6 +639,13 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
             held.known[key] = known
         return known
 
+    def _answer_schema(self, held: _Open, sql: str, parameters: str) -> Any:
+        """Return the schema of a select's rows, which cannot come without a value for each parameter."""
+        known = self._know(held, sql, parameters)
+        if known.parameters and not _rows_of(parameters):
+            raise ValueError(f"no value was given for parameter {', '.join(known.parameters)}")
+        return known.schema
+
     @_answering
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:
         """Answer with the schema of what is asked for and the ticket to get it by."""
@@ -648,7 +655,7 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         if name in ("CommandStatementQuery", "CommandPreparedStatementQuery"):
             with self._asking(context) as held:
                 sql, parameters = self._meant(held.spoke, name, command)
-                schema = self._know(held, sql, parameters).schema
+                schema = self._answer_schema(held, sql, parameters)
                 ask = _Ask(secrets.token_hex(8), held.release.number, sql, parameters)
             return self._info(schema, descriptor, [ask.ticket()])
         schema = self._catalog_schema(name, command)
@@ -661,7 +668,7 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         if name in ("CommandStatementQuery", "CommandPreparedStatementQuery"):
             with self._asking(context) as held:
                 sql, parameters = self._meant(held.spoke, name, command)
-                return flight.SchemaResult(self._know(held, sql, parameters).schema)
+                return flight.SchemaResult(self._answer_schema(held, sql, parameters))
         return flight.SchemaResult(self._catalog_schema(name, command))
 
     def _info(self, schema: Any, descriptor: Any, tickets: list[Any]) -> Any:

@@ -8,7 +8,7 @@ so on.
 import json
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
@@ -107,11 +107,12 @@ class IcebergTables:
         from pyiceberg.catalog import load_catalog
         from pyiceberg.utils.config import Config
 
-        given = Config().get_catalog_config("hubspoke") or {}
+        given: dict[str, Any] = Config().get_catalog_config("hubspoke") or {}
         own = {"type": "sql", "uri": f"sqlite:///{self.root}/catalog.db"} if "uri" not in given else {}
         # what pyiceberg would choose for S3 does not heed AWS_ENDPOINT_URL
         reach = {} if self.location.is_local else {"py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO"}
-        return load_catalog("hubspoke", **own, **reach, warehouse=f"{self.location.url}/tables")
+        # given, too: pyiceberg itself reads the environment when it is imported, not when it is asked
+        return load_catalog("hubspoke", **given, **own, **reach, warehouse=f"{self.location.url}/tables")
 
     def forget(self) -> None:
         """Start the store's own catalog anew: what it says is of another folder."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import polars
 import pytest
 
 from hubspoke.changes import changes
@@ -144,6 +145,9 @@ def test_the_iceberg_tables_answer_for_every_release(tmp_path: Path, hub: duckdb
     assert (new.num_rows, sorted(new.column_names)) == (100, ["amount", "city", "id"])
     assert set(new["city"].to_pylist()) == {"Bern"}
     assert set(new["id"].to_pylist()) == {str(number) for number in range(100)}
+    for release, columns in zip(store.releases(), (["id", "amount"], ["amount", "id", "city"]), strict=True):
+        by_polars = polars.scan_iceberg(str(tmp_path / release.relations["spoke_bi__sales"].metadata)).collect()
+        assert (by_polars.height, by_polars.columns) == (100, columns)
 
 
 def test_a_spoke_file_and_its_data_hold_nothing_of_another_spoke(
