@@ -49,6 +49,7 @@ bench: install ## Measure landing, build, quality gate, and what readers of Post
 	@$(BIN)/python bench/gate.py
 	@$(BIN)/python bench/postgres.py
 	@$(BIN)/python bench/serve.py
+	@$(BIN)/python bench/dashboards.py
 
 soak: install ## Read without a pause through 50 builds, half of them red, and 100 that are killed (an hour).
 	@$(BIN)/python bench/soak.py
