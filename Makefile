@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: build test lint bench soak install clean help
+.PHONY: build test lint bench soak engines install clean help
 .DEFAULT_GOAL := help
 
 help: ## Show what there is to type.
@@ -54,5 +54,19 @@ bench: install ## Measure landing, build, quality gate, and what readers of Post
 soak: install ## Read without a pause through 50 builds, half of them red, and 100 that are killed (an hour).
 	@$(BIN)/python bench/soak.py
 
+# Apache Spark, with Iceberg's runtime for it, in an environment of its own: 400 MB
+.spark/.ready: .venv/.ready constraints.txt
+	@command -v java >/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq default-jre-headless >/dev/null 2>&1; } || \
+		{ echo "Spark needs Java. Run: sudo apt-get install default-jre-headless" >&2; exit 1; }
+	@$(PYTHON) -m venv .spark
+	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
+		.spark/bin/pip install --quiet --quiet pyspark snowpark-connect-deps-iceberg
+	@touch $@
+
+engines: install .spark/.ready ## Let pyiceberg, polars and Apache Spark read the release, and compare checksums.
+	@$(BIN)/python bench/engines.py
+
 clean: ## Remove everything that a run made, the released data included.
-	@rm -rf warehouse target logs .venv
+	@rm -rf warehouse target logs .venv .spark

@@ -238,11 +238,12 @@ def test_the_recipes_of_the_guide_run(built: Sandbox, tmp_path: Path, monkeypatc
     """Each block of Python in the section, as a program of its own, beside a server."""
     section = (ROOT / "docs/serving.md").read_text().partition("\n## Arrow")[2].partition("\n## ")[0]
     recipes = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
-    assert len(recipes) == 5
+    assert len(recipes) == 6
     (tmp_path / "dbt_project.yml").write_text("name: guide\n")
     (tmp_path / "warehouse").mkdir()
     (tmp_path / "warehouse/release").symlink_to(built.root / "warehouse/release")
     monkeypatch.setenv("HUBSPOKE_WAREHOUSE", "warehouse")
+    monkeypatch.setenv("POLARS_ICEBERG_PLANNER", "pyiceberg")  # or polars advises a package
     server = FlightServer(Project(tmp_path, tmp_path / "warehouse"), Settings(port=0))
     for recipe in recipes:
         code = recipe.replace("grpc://127.0.0.1:31337", server.address)
