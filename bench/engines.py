@@ -44,7 +44,7 @@ def by_polars(tables: dict[str, Path]) -> None:
 def by_spark(tables: dict[str, Path]) -> None:
     """Read with Spark and Iceberg's own runtime for it."""
     pairs = [str(part) for pair in tables.items() for part in pair]
-    command = [HERE.parent / ".spark/bin/python", HERE / "engines_spark.py", *pairs]
+    command: list[str | Path] = [HERE.parent / ".spark/bin/python", HERE / "engines_spark.py", *pairs]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"Spark could not read the tables:\n{done.stderr[-3000:]}")
