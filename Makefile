@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: build test lint bench soak engines install clean help
+.PHONY: build test lint bench soak engines superset install clean help
 .DEFAULT_GOAL := help
 
 help: ## Show what there is to type.
@@ -68,5 +68,12 @@ soak: install ## Read without a pause through 50 builds, half of them red, and 1
 engines: install .spark/.ready ## Let pyiceberg, polars and Apache Spark read the release, and compare checksums.
 	@$(BIN)/python bench/engines.py
 
+superset: install .venv/.servers ## Let Apache Superset read a spoke, and draw it (an environment of 1 GB, in .superset/).
+	@{ command -v chromium && command -v chromedriver; } >/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver >/dev/null 2>&1; } || \
+		{ echo "A browser is needed. Run: sudo apt-get install chromium chromium-driver" >&2; exit 1; }
+	@$(BIN)/python bench/superset.py
+
 clean: ## Remove everything that a run made, the released data included.
-	@rm -rf warehouse target logs .venv .spark
+	@rm -rf warehouse target logs .venv .spark .superset
