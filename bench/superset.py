@@ -68,14 +68,8 @@ def install() -> str:
         return "is there"
     shutil.rmtree(HOME, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", HOME], check=True)
-    pip: list[str | Path] = [
-        HOME / "bin/pip",
-        "install",
-        "--no-deps",
-        "--disable-pip-version-check",
-        "--requirement",
-        VERSIONS,
-    ]
+    options: list[str | Path] = ["--no-deps", "--disable-pip-version-check", "-r", VERSIONS]  # it names them all
+    pip: list[str | Path] = [HOME / "bin/pip", "install", *options]
     with subprocess.Popen(pip, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         lines = []
         for line in process.stdout or ():
@@ -362,9 +356,8 @@ class Show:
 
 
 def version() -> str:
-    return next(line for line in VERSIONS.read_text().splitlines() if line.startswith("apache-superset==")).split("==")[
-        1
-    ]
+    [pin] = (line for line in VERSIONS.read_text().splitlines() if line.startswith("apache-superset=="))
+    return pin.partition("==")[2]
 
 
 def main() -> None:
