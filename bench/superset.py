@@ -362,6 +362,7 @@ def version() -> str:
 
 def main() -> None:
     """Go through the steps, and print them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a script it would be ignored
     signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGINT))  # as Ctrl-C: commands under way end, too
     console = Console(width=120)
     table = Table(title=f"Apache Superset {version()} on a spoke of the warehouse")
