@@ -173,8 +173,7 @@ def compile_project(root: Path, select: str = "") -> dict[str, str]:
 
     Args:
         root: Where it is.
-        select: dbt selector of what to compile; empty for everything, with the project's hooks, which pin the landing
-            zone in the hub. A selection of models or tests leaves the hub as it is.
+        select: dbt selector of what to compile; empty for everything, and then mistakes in rules are named, too.
 
     Returns:
         Compiled SQL by unique id.

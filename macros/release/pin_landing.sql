@@ -1,7 +1,8 @@
 {#- Points every source at the load that is current now, so that the whole run reads one state of the landing zone
     while ingestion goes on. A pin that changed counts as a new build of its source. -#}
 {% macro pin_landing() %}
-    {%- if execute -%}
+    {#- to compile is not to run: dbt compiles hooks, too, in no order -#}
+    {%- if execute and flags.WHICH not in ['compile', 'generate'] -%}
         {%- do _create_run_log() -%}
         {%- set landed = fromjson(run_query('select hubspoke_landed()').columns[0].values()[0]) -%}
         {%- set missing = [] -%}

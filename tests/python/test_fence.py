@@ -2,9 +2,11 @@
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from typing import Any
 
+import duckdb
 import pytest
 from conftest import Sandbox
 
@@ -170,3 +172,10 @@ def test_a_breach_stops_the_release_and_names_the_file(sandbox: Sandbox) -> None
     assert "models/spokes/crm/_crm__exposures.yml: personal data has a purpose" in result.stdout
     assert not (sandbox.root / "warehouse/release/current").exists()
     assert sandbox.run("hubspoke", "check", check=False).returncode == 1
+
+
+def test_a_project_that_has_landed_nothing_can_be_checked(sandbox: Sandbox) -> None:
+    shutil.rmtree(sandbox.root / "warehouse")
+    assert sandbox.run("hubspoke", "check").stdout == "The project keeps the rules of the house.\n"
+    with duckdb.connect(sandbox.root / "warehouse/hub.duckdb") as hub:
+        assert hub.execute("select count(*) from duckdb_tables()").fetchone() == (0,)
