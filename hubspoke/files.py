@@ -81,3 +81,20 @@ def point(link: Path, target: str) -> None:
     new.symlink_to(target)
     new.replace(link)
     sync(link.parent)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file atomically and durably: whoever opens it sees the old text or the new one."""
+    new = path.with_name(path.name + UNFINISHED)
+    new.write_text(text)
+    sync(new)
+    new.replace(path)
+    sync(path.parent)
+
+
+def discard_folder(folder: Path) -> None:
+    """Remove a folder so that a kill leaves nothing under its name: it gets an unfinished one's name first."""
+    doomed = folder if folder.name.endswith(UNFINISHED) else folder.with_name(folder.name + UNFINISHED)
+    if doomed != folder:
+        folder.rename(doomed)
+    shutil.rmtree(doomed)

@@ -37,7 +37,8 @@ def test_a_location_is_a_folder_of_the_project(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("mechanism: export", "mechanism: telepathy", "mechanism: Input should be 'export'"),
-        ("location: exports", "place: exports", "location: Field required"),
+        ("location: exports", "place: exports", "place: Extra inputs are not permitted"),
+        (", location: exports", "", "location: Field required for mechanism export"),
         ("location: exports", "location: package:no_such_package/data", "no_such_package is not installed"),
         ("config: { meta: { file: lines.parquet } }", "description: x", "table lines: say which file"),
         ("sources:", "sources: [", "not valid YAML"),

@@ -1,0 +1,171 @@
+"""A table out of its loads, in SQL: a whole copy and the changes since, resolved to what the table is now.
+
+    current    the table's columns as a whole load has them, each row as its last change left it
+    log        every row of the whole copy as a ``snapshot``, then every change, each as it was landed
+    history    each row as it was from ``valid_from`` until ``valid_to``, which is null for what is there now
+
+A change may leave a column out that it did not change (``_unchanged``): its value is the one that the row had before.
+A change of the key comes as two changes with adjacent numbers, the deletion of the old row and an update that brings
+the new one, so what was before may stand under another key: a row and those that it was before are its line.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from hubspoke.landing import Content, LandingZone, Load
+from hubspoke.sql import identifier, quoted
+
+AUDIT = {
+    "_change": "varchar",
+    "_change_number": "bigint",
+    "_lsn": "bigint",
+    "_xid": "bigint",
+    "_committed_at": "timestamp",
+    "_unchanged": "varchar[]",
+    "_uncast": "varchar",
+}
+"""Columns that a change may have beside the table's own, ``_load_id`` and ``_loaded_at``."""
+
+LOADED = ("_load_id", "_loaded_at")
+
+SEQUENCE = "cast(split_part(_load_id, '-', 1) as bigint) * 1099511627776 + _change_number"
+"""Order of all changes of a table: by load, then by number."""
+
+
+class Views:
+    """The SQL of a table's views.
+
+    Attributes:
+        current: What the table is now.
+        log: Its changes; empty if it has no key and no log.
+        history: What its rows were and when; empty if it has no key.
+    """
+
+    def __init__(self, zone: LandingZone, source: str, table: str, content: Content) -> None:
+        self._newest = content.newest
+        self._columns = [identifier(name) for name in self._newest.columns]
+        self._key = [identifier(name) for name in self._newest.key]
+        files = {load.load_id: zone.files(source, table, load) for load in [content.whole, *content.changes] if load}
+        self._whole = self._read([content.whole], files, ()) if content.whole else ""
+        self._changes = self._read(content.changes, files, AUDIT)
+        unchanged = {identifier(name) for load in content.changes for name in load.unchanged}
+        self._unchanged = [column for column in self._columns if column in unchanged]
+        self.current = self._current() if content.changes else f"select {self._listed()} from {self._whole}"
+        self.log = f"select {self._listed()}, {', '.join(AUDIT)} from {self._every()}"
+        self.history = self._history() if self._key else ""
+
+    def _listed(self) -> str:
+        return ", ".join([*self._columns, *LOADED])
+
+    def _read(self, loads: list[Load], files: dict[str, list[Path]], audit: Iterable[str]) -> str:
+        """Return a relation of some loads, with all of the table's columns in their types."""
+        paths = [f"'{quoted(path)}'" for load in loads for path in files[load.load_id]]
+        known = {name for load in loads for name in load.columns}
+        values = [
+            f"cast({identifier(name) if name in known else 'null'} as {data_type}) as {identifier(name)}"
+            for name, data_type in self._newest.columns.items()
+        ]
+        if not paths:  # changes that all fell away
+            nothing = [f"cast(null as {AUDIT[name]}) as {name}" for name in audit]
+            empty = ["cast(null as varchar) as _load_id", "cast(null as timestamp) as _loaded_at"]
+            return f"(select {', '.join([*values, *empty, *nothing])} where false)"
+        columns = ", ".join([*values, *LOADED, *audit])
+        return f"(select {columns} from read_parquet([{', '.join(paths)}], union_by_name = true))"
+
+    def _every(self, since: str = "") -> str:
+        """Return a relation of the whole copy and all changes, or those since a truncation."""
+        snapshot = {name: f"cast(null as {data_type})" for name, data_type in AUDIT.items()} | {"_change": "'snapshot'"}
+        audit = ", ".join(f"{value} as {name}" for name, value in snapshot.items())
+        parts = [f"select {self._listed()}, {', '.join(AUDIT)}, {SEQUENCE} as _sequence from {self._changes}"]
+        if self._whole:
+            parts.insert(0, f"select {self._listed()}, {audit}, 0 as _sequence from {self._whole}")
+        if since:
+            parts = [f"select * from ({part}) where _sequence >= {since}" for part in parts]
+        return f"({' union all '.join(parts)})"
+
+    def _current(self) -> str:
+        # a truncation counts as later than the whole copy, and as earlier than every change after it
+        emptied = "coalesce((select max(_sequence) from changes where _change = 'truncate'), 0)"
+        head = f"with changes as (select *, {SEQUENCE} as _sequence from {self._changes}), emptied as (select {emptied} as at)"
+        if not self._key:
+            return f"{head} select {self._listed()} from {self._every('(select at from emptied)')} where _change <> 'truncate'"
+        key = ", ".join(self._key)
+        same = " and ".join(f"whole.{column} is not distinct from latest.{column}" for column in self._key)
+        untouched = (
+            f" union all select {self._listed()} from {self._whole} as whole where (select at from emptied) = 0 "
+            f"and not exists (select 1 from latest where {same})"
+            if self._whole
+            else ""
+        )
+        head += (
+            f", latest as (select {key}, max(_sequence) as _sequence from changes "
+            f"where _sequence > (select at from emptied) group by {key})"
+        )
+        last = "select * from changes where _change <> 'delete' and _sequence in (select _sequence from latest)"
+        if not self._unchanged:
+            return f"{head} select {self._listed()} from ({last}){untouched}"
+        left = ", ".join(f"'{quoted(column[1:-1])}'" for column in self._unchanged)
+        lacking = f"_unchanged is not null and list_has_any(_unchanged, [{left}])"
+        return (
+            f"{head}, last as ({last}), lacking as (select * from last where {lacking}), "
+            f"halves as ({self._halves('changes')}), "
+            # what an unfinished row can have been before: itself, and everything that ever moved
+            f"concerned as (select {key} from lacking union select {key} from halves), "
+            f"rows as (select every.* from {self._every('(select at from emptied)')} as every "
+            f"semi join concerned using ({key})), "
+            f"{self._lines()} "
+            f"select {self._listed()} from last where not coalesce({lacking}, false) "
+            f"union all select {self._listed()} from filled where _sequence in (select _sequence from lacking){untouched}"
+        )
+
+    def _history(self) -> str:
+        key = ", ".join(self._key)
+        head = f"with recursive rows as (select * from {self._every()})"
+        lines = f", halves as ({self._halves('rows')}), {self._lines()}" if self._unchanged else ", filled as (from rows)"
+        return (
+            f"{head.replace(' recursive', '')}{lines}, "
+            "truncations as (select _sequence, _committed_at from rows where _change = 'truncate'), "
+            "spans as (select *, coalesce(_committed_at, _loaded_at) as valid_from, "
+            f"lead(_sequence) over following as _next, lead(coalesce(_committed_at, _loaded_at)) over following as _until "
+            f"from filled where _change <> 'truncate' window following as (partition by {key} order by _sequence)), "
+            "ended as (select spans.*, case when truncations._sequence < coalesce(_next, 9223372036854775807) "
+            "then truncations._committed_at else _until end as valid_to "
+            "from spans asof left join truncations on spans._sequence < truncations._sequence) "
+            f"select {', '.join(self._columns)}, valid_from, valid_to, _load_id, _loaded_at from ended "
+            # what one transaction changed twice was never seen in between
+            "where _change <> 'delete' and (valid_to is null or valid_from < valid_to)"
+        )
+
+    def _halves(self, rows: str) -> str:
+        """Return both halves of every change of a key."""
+        return (
+            f"select * from {rows} where (_change = 'update' and _sequence - 1 in "
+            f"(select _sequence from {rows} where _change = 'delete')) or (_change = 'delete' and _sequence + 1 in "
+            f"(select _sequence from {rows} where _change = 'update'))"
+        )
+
+    def _lines(self) -> str:
+        """Return CTEs that give ``filled``: ``rows`` with the values that changes left out."""
+        key = ", ".join(self._key)
+        identity = ", ".join(f"{column} := {column}" for column in self._key)
+        filled = ", ".join(
+            f"case when list_contains(_unchanged, '{quoted(column[1:-1])}') then last_value(case when _change <> 'delete' "
+            f"and not coalesce(list_contains(_unchanged, '{quoted(column[1:-1])}'), false) "
+            f"then struct_pack(value := {column}) end ignore nulls) over line .value else {column} end as {column}"
+            for column in self._unchanged
+        )
+        return (
+            # a row's life under its key begins where it is copied, inserted or moved to
+            "lives as (select rows.*, struct_pack(born := max(case when _change in ('snapshot', 'insert') "
+            "or (_change = 'update' and _sequence in (select _sequence from halves)) then _sequence end) "
+            f"over (partition by {key} order by _sequence), {identity}) as _life from rows), "
+            "moves as (select new._sequence as born, old._life as before from lives as new join lives as old "
+            "on old._sequence = new._sequence - 1 where new._change = 'update' and old._change = 'delete'), "
+            "roots as (with recursive steps as (select born, before from moves union all "
+            "select steps.born, moves.before from steps join moves on steps.before.born = moves.born) "
+            "select * from steps where before.born is null or before.born not in (select born from moves)), "
+            "lined as (select lives.*, coalesce(roots.before, lives._life) as _line from lives "
+            "left join roots on lives._life.born = roots.born), "
+            f"filled as (select * replace ({filled}) from lined "
+            "window line as (partition by _line order by _sequence rows between unbounded preceding and current row))"
+        )
