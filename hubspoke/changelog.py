@@ -32,6 +32,15 @@ SEQUENCE = "cast(split_part(_load_id, '-', 1) as bigint) * 1099511627776 + _chan
 """Order of all changes of a table: by load, then by number."""
 
 
+def table_views(zone: LandingZone, source: str, table: str, content: Content) -> dict[str, str]:
+    """Return the SQL of the views that show a table, by what is added to its name."""
+    if not content.newest.columns:
+        files = ", ".join(f"'{quoted(file)}'" for file in zone.files(source, table, content.newest))
+        return {"": f"select * from read_parquet([{files}])"}
+    views = Views(zone, source, table, content)
+    return {"": views.current, "__log": views.log} | ({"__history": views.history} if views.history else {})
+
+
 class Views:
     """The SQL of a table's views.
 
@@ -84,88 +93,113 @@ class Views:
         return f"({' union all '.join(parts)})"
 
     def _current(self) -> str:
-        # a truncation counts as later than the whole copy, and as earlier than every change after it
-        emptied = "coalesce((select max(_sequence) from changes where _change = 'truncate'), 0)"
-        head = f"with changes as (select *, {SEQUENCE} as _sequence from {self._changes}), emptied as (select {emptied} as at)"
+        listed, key = self._listed(), ", ".join(self._key)
+        # a truncation comes after the whole copy and before every change that is later than itself
+        head = f"""
+            with changes as (select *, {SEQUENCE} as _sequence from {self._changes}),
+            emptied as (
+                select coalesce(max(_sequence), 0) as since from changes where _change = 'truncate'
+            )"""
+        since = self._every("(select since from emptied)")
         if not self._key:
-            return f"{head} select {self._listed()} from {self._every('(select at from emptied)')} where _change <> 'truncate'"
-        key = ", ".join(self._key)
-        same = " and ".join(f"whole.{column} is not distinct from latest.{column}" for column in self._key)
-        untouched = (
-            f" union all select {self._listed()} from {self._whole} as whole where (select at from emptied) = 0 "
-            f"and not exists (select 1 from latest where {same})"
-            if self._whole
-            else ""
-        )
-        head += (
-            f", latest as (select {key}, max(_sequence) as _sequence from changes "
-            f"where _sequence > (select at from emptied) group by {key})"
-        )
-        last = "select * from changes where _change <> 'delete' and _sequence in (select _sequence from latest)"
+            return f"{head} select {listed} from {since} where _change <> 'truncate'"
+        same = " and ".join(f"whole.{column} = latest.{column}" for column in self._key)
+        untouched = f"""
+            union all
+            select {listed} from {self._whole} as whole
+            where (select since from emptied) = 0 and not exists (select 1 from latest where {same})"""
+        head += f""",
+            latest as (
+                select {key}, max(_sequence) as _sequence from changes
+                where _sequence > (select since from emptied) group by {key}
+            ),
+            last as (
+                select * from changes where _change <> 'delete' and _sequence in (select _sequence from latest)
+            )"""
+        if not self._whole:
+            untouched = ""
         if not self._unchanged:
-            return f"{head} select {self._listed()} from ({last}){untouched}"
-        left = ", ".join(f"'{quoted(column[1:-1])}'" for column in self._unchanged)
-        lacking = f"_unchanged is not null and list_has_any(_unchanged, [{left}])"
-        return (
-            f"{head}, last as ({last}), lacking as (select * from last where {lacking}), "
-            f"halves as ({self._halves('changes')}), "
-            # what an unfinished row can have been before: itself, and everything that ever moved
-            f"concerned as (select {key} from lacking union select {key} from halves), "
-            f"rows as (select every.* from {self._every('(select at from emptied)')} as every "
-            f"semi join concerned using ({key})), "
-            f"{self._lines()} "
-            f"select {self._listed()} from last where not coalesce({lacking}, false) "
-            f"union all select {self._listed()} from filled where _sequence in (select _sequence from lacking){untouched}"
-        )
+            return f"{head} select {listed} from last {untouched}"
+        names = ", ".join(f"'{quoted(column[1:-1])}'" for column in self._unchanged)
+        return f"""{head},
+            lacking as (select * from last where list_has_any(_unchanged, [{names}])),
+            halves as ({self._halves("changes")}),
+            -- what a row that lacks values can have been: itself, and whatever moved
+            concerned as (select {key} from lacking union select {key} from halves),
+            rows as (select every.* from {since} as every semi join concerned using ({key})),
+            {self._lines()}
+            select {listed} from last where _sequence not in (select _sequence from lacking)
+            union all
+            select {listed} from filled where _sequence in (select _sequence from lacking) {untouched}"""
 
     def _history(self) -> str:
         key = ", ".join(self._key)
-        head = f"with recursive rows as (select * from {self._every()})"
-        lines = f", halves as ({self._halves('rows')}), {self._lines()}" if self._unchanged else ", filled as (from rows)"
-        return (
-            f"{head.replace(' recursive', '')}{lines}, "
-            "truncations as (select _sequence, _committed_at from rows where _change = 'truncate'), "
-            "spans as (select *, coalesce(_committed_at, _loaded_at) as valid_from, "
-            f"lead(_sequence) over following as _next, lead(coalesce(_committed_at, _loaded_at)) over following as _until "
-            f"from filled where _change <> 'truncate' window following as (partition by {key} order by _sequence)), "
-            "ended as (select spans.*, case when truncations._sequence < coalesce(_next, 9223372036854775807) "
-            "then truncations._committed_at else _until end as valid_to "
-            "from spans asof left join truncations on spans._sequence < truncations._sequence) "
-            f"select {', '.join(self._columns)}, valid_from, valid_to, _load_id, _loaded_at from ended "
-            # what one transaction changed twice was never seen in between
-            "where _change <> 'delete' and (valid_to is null or valid_from < valid_to)"
-        )
+        filled = f"halves as ({self._halves('rows')}), {self._lines()}" if self._unchanged else "filled as (from rows)"
+        return f"""
+            with rows as (select * from {self._every()}),
+            {filled},
+            truncations as (select _sequence, _committed_at from rows where _change = 'truncate'),
+            spans as (
+                select *, coalesce(_committed_at, _loaded_at) as valid_from,
+                    lead(_sequence) over later as _next, lead(_committed_at) over later as _next_at
+                from filled where _change <> 'truncate' window later as (partition by {key} order by _sequence)
+            ),
+            ended as (
+                select spans.*, case
+                    when truncations._sequence < coalesce(_next, {2**63 - 1}) then truncations._committed_at
+                    else _next_at
+                end as valid_to
+                from spans asof left join truncations on spans._sequence < truncations._sequence
+            )
+            select {", ".join(self._columns)}, valid_from, valid_to, {", ".join(LOADED)} from ended
+            -- what one transaction changed twice was never seen in between
+            where _change <> 'delete' and (valid_to is null or valid_from < valid_to)"""
 
     def _halves(self, rows: str) -> str:
-        """Return both halves of every change of a key."""
-        return (
-            f"select * from {rows} where (_change = 'update' and _sequence - 1 in "
-            f"(select _sequence from {rows} where _change = 'delete')) or (_change = 'delete' and _sequence + 1 in "
-            f"(select _sequence from {rows} where _change = 'update'))"
-        )
+        """Return both halves of every change of a key: no other changes have adjacent numbers."""
+        return f"""
+            select * from {rows} where
+                _change = 'update' and _sequence - 1 in (select _sequence from {rows} where _change = 'delete')
+                or _change = 'delete' and _sequence + 1 in (select _sequence from {rows} where _change = 'update')"""
 
     def _lines(self) -> str:
-        """Return CTEs that give ``filled``: ``rows`` with the values that changes left out."""
+        """Return CTEs that end in ``filled``: ``rows`` with the values that changes left out."""
         key = ", ".join(self._key)
         identity = ", ".join(f"{column} := {column}" for column in self._key)
-        filled = ", ".join(
-            f"case when list_contains(_unchanged, '{quoted(column[1:-1])}') then last_value(case when _change <> 'delete' "
-            f"and not coalesce(list_contains(_unchanged, '{quoted(column[1:-1])}'), false) "
-            f"then struct_pack(value := {column}) end ignore nulls) over line .value else {column} end as {column}"
-            for column in self._unchanged
-        )
-        return (
-            # a row's life under its key begins where it is copied, inserted or moved to
-            "lives as (select rows.*, struct_pack(born := max(case when _change in ('snapshot', 'insert') "
-            "or (_change = 'update' and _sequence in (select _sequence from halves)) then _sequence end) "
-            f"over (partition by {key} order by _sequence), {identity}) as _life from rows), "
-            "moves as (select new._sequence as born, old._life as before from lives as new join lives as old "
-            "on old._sequence = new._sequence - 1 where new._change = 'update' and old._change = 'delete'), "
-            "roots as (with recursive steps as (select born, before from moves union all "
-            "select steps.born, moves.before from steps join moves on steps.before.born = moves.born) "
-            "select * from steps where before.born is null or before.born not in (select born from moves)), "
-            "lined as (select lives.*, coalesce(roots.before, lives._life) as _line from lives "
-            "left join roots on lives._life.born = roots.born), "
-            f"filled as (select * replace ({filled}) from lined "
-            "window line as (partition by _line order by _sequence rows between unbounded preceding and current row))"
-        )
+        filled = []
+        for column in self._unchanged:
+            is_left_out = f"coalesce(list_contains(_unchanged, '{quoted(column[1:-1])}'), false)"
+            said = f"case when _change <> 'delete' and not {is_left_out} then struct_pack(value := {column}) end"
+            before = f"last_value({said} ignore nulls) over line .value"
+            filled.append(f"case when {is_left_out} then {before} else {column} end as {column}")
+        return f"""
+            -- a row's life under its key begins where it is copied, inserted or moved to
+            lives as (
+                select rows.*, struct_pack(born := max(case
+                    when _change in ('snapshot', 'insert') or _sequence in (
+                        select _sequence from halves where _change = 'update'
+                    ) then _sequence
+                end) over (partition by {key} order by _sequence), {identity}) as _life
+                from rows
+            ),
+            moves as (
+                select new._sequence as born, old._life as before
+                from lives as new join lives as old on old._sequence = new._sequence - 1
+                where new._change = 'update' and old._change = 'delete'
+            ),
+            roots as (
+                with recursive steps as (
+                    select born, before from moves
+                    union all
+                    select steps.born, moves.before from steps join moves on steps.before.born = moves.born
+                )
+                select born, before from steps where before.born not in (select born from moves)
+            ),
+            lined as (
+                select lives.*, coalesce(roots.before, lives._life) as _line
+                from lives left join roots on lives._life.born = roots.born
+            ),
+            filled as (
+                select * replace ({", ".join(filled)}) from lined
+                window line as (partition by _line order by _sequence rows unbounded preceding)
+            )"""

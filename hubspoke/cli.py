@@ -42,18 +42,97 @@ def cli() -> None:
 @cli.command()
 @click.argument("tables", nargs=-1, metavar="[SOURCE[.TABLE]]...")
 def ingest(tables: tuple[str, ...]) -> None:
-    """Land what the sources have; a file that has landed before adds nothing."""
+    """Land what the sources have; a file that has landed before adds nothing.
+
+    A source that is followed by its change log lands all of its tables up to the log's end now.
+    """
     project = Project.find()
     chosen = _chosen(project, tables)
+    files = [table for table in chosen if table.ingest.mechanism == "export"]
+    followed = dict.fromkeys(table.source for table in chosen if table.ingest.mechanism == "cdc")
     console = Console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        tasks = {table.name: progress.add_task(table.name, total=1.0) for table in chosen}
+        tasks = {table.name: progress.add_task(table.name, total=1.0) for table in files}
         outcomes = LandingZone(project.landing).ingest(
-            chosen, lambda name, share: progress.update(tasks[name], completed=share)
+            files, lambda name, share: progress.update(tasks[name], completed=share)
         )
     for outcome in outcomes:
         state = "landed" if outcome.is_new else "unchanged since its last load"
         click.echo(f"{outcome.name:<32} {outcome.rows:>12,} rows  {state}")
+    for source in followed:
+        from hubspoke.cdc import catch_up
+
+        for outcome in catch_up(project, source, _to_stderr):
+            state = "landed" if outcome.is_new else "nothing changed"
+            click.echo(f"{outcome.name:<32} {outcome.rows:>12,} rows or changes  {state}")
+
+
+@cli.group(cls=_InOrder)
+def cdc() -> None:
+    """Follow the change log of a PostgreSQL source."""
+
+
+@cdc.command(name="run")
+@click.argument("source")
+@click.option("--every", default=10.0, show_default=True, metavar="SECONDS", help="How often what has come is landed.")
+def cdc_run(source: str, every: float) -> None:
+    """Land the change log of SOURCE as it is written, until stopped.
+
+    Stop it as you like: the next run goes on where this one was.
+    """
+    from hubspoke.cdc import run
+
+    run(Project.find(), source, every, _to_stderr)
+
+
+@cdc.command(name="status")
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+def cdc_status(sources: tuple[str, ...]) -> None:
+    """Show how far each source has landed, and how much log its database keeps for that.
+
+    Ends with 1 if a source cannot be followed, or its database keeps more than its retained_wal_limit.
+    """
+    from hubspoke.cdc import followed_sources, status
+
+    project = Project.find()
+    alarms = 0
+    for source in sources or followed_sources(project):
+        state = status(project, source)
+        click.echo(f"{source:<16} {state}")
+        for alarm in state.alarms:
+            click.echo(f"{'':<16} ALARM: {alarm}")
+        alarms += len(state.alarms)
+    if alarms:
+        sys.exit(1)
+
+
+@cdc.command(name="snapshot")
+@click.argument("name", metavar="SOURCE[.TABLE]")
+def cdc_snapshot(name: str) -> None:
+    """Copy SOURCE anew, or one table of it, and go on from there.
+
+    For a slot that was lost, and for a table of which the log did not say all. What has landed stays; readers see it
+    until the copy is there.
+    """
+    from hubspoke.cdc import catch_up, forget
+
+    project = Project.find()
+    forget(project, name)
+    for outcome in catch_up(project, name.partition(".")[0], _to_stderr):
+        click.echo(f"{outcome.name:<32} {outcome.rows:>12,} rows or changes  landed")
+
+
+@cdc.command(name="drop")
+@click.argument("source")
+def cdc_drop(source: str) -> None:
+    """Drop the slot of SOURCE, so that its database keeps no log for it any more; what has landed stays."""
+    from hubspoke.cdc import drop
+
+    click.echo(drop(Project.find(), source))
+
+
+def _to_stderr(line: str) -> None:
+    click.echo(line, err=True)
 
 
 @cli.command()

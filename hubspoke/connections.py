@@ -34,7 +34,7 @@ def postgres_parameters(project: Project, name: str) -> dict[str, str]:
         )
     try:
         parameters = {key: str(value) for key, value in conninfo_to_dict(address).items()}
-    except Exception:  # noqa: BLE001 -- libpq's message repeats the address
+    except Exception:
         raise HubspokeError(
             f"{variable} is not an address of PostgreSQL. It looks like postgresql://reader@db.example.com/shop"
         ) from None

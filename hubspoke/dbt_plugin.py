@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 import duckdb
 from dbt.adapters.duckdb.plugins import BasePlugin
 
+from hubspoke.changelog import table_views
 from hubspoke.errors import HubspokeError
 from hubspoke.landing import LandingZone
 from hubspoke.project import Project
@@ -80,12 +81,20 @@ def first_fault(cursor: duckdb.DuckDBPyConnection, relation: str, expressions: l
 
 
 def landed_files(project: Project) -> dict[str, dict[str, Any]]:
-    """Return the current load of every landed table: ``{"pos.transactions": {"load_id": …, "files": […]}}``."""
+    """Return what makes up every landed table now.
+
+    Returns:
+        ``{"pos.transactions": {"load_id": …, "views": {"": <SQL>}}}``: the newest load, and the views to make, by what
+        is added to the table's name: where changes land, also ``__log`` and ``__history``.
+    """
     zone = LandingZone(project.landing)
+    # asked once: all tables of a source are from one instant, whatever lands meanwhile
+    reached = {folder.name: zone.reached(folder.name) for folder in project.landing.glob("*/")}
     found: dict[str, dict[str, Any]] = {}
     for folder in sorted(project.landing.glob("*/*/")):
         source, table = folder.parent.name, folder.name
-        load = zone.current(source, table)
-        if load:
-            found[f"{source}.{table}"] = {"load_id": load.load_id, "files": [str(zone.data(source, table, load))]}
+        content = zone.content(source, table, reached[source])
+        if content:
+            views = table_views(zone, source, table, content)
+            found[f"{source}.{table}"] = {"load_id": content.newest.load_id, "views": views}
     return found

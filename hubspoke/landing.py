@@ -215,6 +215,14 @@ class LandingZone:
         loads = [path.name for path in (self.root / source / table).glob("*-*/") if UNFINISHED not in path.name]
         return max((int(name.partition("-")[0]) for name in loads), default=0) + 1
 
+    def seal(self, source: str, tables: list[str]) -> None:
+        """Take the loads that are visible out of the source's log: they stay visible wherever it stands."""
+        for table in tables:
+            for load in self.loads(source, table):
+                if load.position is not None:
+                    commit = self.root / source / table / load.load_id / "commit.json"
+                    write_whole(commit, load.model_copy(update={"position": None}).model_dump_json(indent=2) + "\n")
+
     def advance(self, source: str, loads: list[tuple["Draft", Load]], position: Position) -> None:
         """Make some loads of a source visible, all at the same instant, as its log has landed up to a position.
 

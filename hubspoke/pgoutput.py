@@ -5,7 +5,7 @@ a step takes the same column of all rows at once. The values themselves never be
 is laid over the bytes as they came.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +92,18 @@ class Messages:
     content: bytearray = field(default_factory=bytearray)
     lengths: list[int] = field(default_factory=list)
 
+    def take_transactions(self) -> "Messages":
+        """Take out all messages up to the last end of a transaction; all there are if no transaction ends."""
+        if not self.lengths:
+            return Messages()
+        starts = np.cumsum([0, *self.lengths[:-1]])
+        commits = np.flatnonzero(np.frombuffer(self.content, np.uint8)[starts + BODY] == ord("C"))
+        count = int(commits[-1]) + 1 if len(commits) else len(self.lengths)
+        end = int(starts[count - 1]) + self.lengths[count - 1]
+        taken = Messages(self.content[:end], self.lengths[:count])
+        self.content, self.lengths = self.content[end:], self.lengths[count:]
+        return taken
+
 
 @dataclass
 class _Tuples:
@@ -101,6 +113,15 @@ class _Tuples:
     starts: list[Numbers]
     lengths: list[Numbers]
     end: Numbers
+
+    def of(self, rows: Numbers) -> "_Tuples":
+        """Return some of the tuples."""
+        return _Tuples(
+            [kind[rows] for kind in self.kinds],
+            [start[rows] for start in self.starts],
+            [length[rows] for length in self.lengths],
+            self.end[rows],
+        )
 
 
 class Decoder:
@@ -124,7 +145,7 @@ class Decoder:
         """Count changes from 1 again: a new load begins."""
         self._number = 1
 
-    def decode(self, messages: Messages, keys: dict[tuple[str, str], Sequence[str]]) -> Iterator[Changes]:
+    def decode(self, messages: Messages, keys: Mapping[tuple[str, str], Sequence[str]]) -> Iterator[Changes]:
         """Decode some messages.
 
         Args:
@@ -191,9 +212,7 @@ class Decoder:
             self.is_open = last_begin > last_commit
         return (lsns, xids, times, which), numbers
 
-    def _describe(
-        self, content: bytearray, starts: Numbers, kinds: Bytes
-    ) -> dict[int, list[tuple[int, Relation]]]:
+    def _describe(self, content: bytearray, starts: Numbers, kinds: Bytes) -> dict[int, list[tuple[int, Relation]]]:
         """Return how each table was described, and from which message on."""
         versions = {oid: [(0, relation)] for oid, relation in self._relations.items()}
         for place in np.flatnonzero(kinds == ord("R")).tolist():
@@ -324,7 +343,7 @@ def _rows(
     parts = [_table(buffer, rows, names, change, places, numbers[places] + 1, transactions)]
     if is_moved.any():
         chosen = np.flatnonzero(is_moved)
-        gone = _Tuples(*([one[chosen] for one in many] for many in (old.kinds, old.starts, old.lengths)), old.end)
+        gone = old.of(chosen)
         at = places[with_old[chosen]]
         parts.append(_table(buffer, gone, names, _repeat("delete", len(at)), at, numbers[at], transactions))
     if len(truncations):

@@ -63,7 +63,9 @@ def binaries() -> Path:
 class LocalServer:
     """The server of one warehouse."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, **settings: str) -> None:
+        """Name its place; ``settings`` are PostgreSQL's, beside SETTINGS or instead of them."""
+        self.settings = SETTINGS | settings
         self.folder = project.warehouse / "postgres"
         self.data = self.folder / "data"
         self.note = self.folder / "server"
@@ -114,7 +116,7 @@ class LocalServer:
         if not (self.data / "PG_VERSION").is_file():
             self._make(programs)
         port = port or (before if before and _is_free(before) else _free_port())
-        settings = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        settings = [part for name, value in self.settings.items() for part in ("-c", f"{name}={value}")]
         with self.log.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 -- programs and folder are ours
                 [programs / "postgres", "-D", self.data.resolve(), "-p", str(port), *settings],

@@ -6,7 +6,7 @@
         {%- do _create_run_log() -%}
         {%- set landed = fromjson(run_query('select hubspoke_landed()').columns[0].values()[0]) -%}
         {%- set missing = [] -%}
-        {%- for source in graph.sources.values() if source.config.meta.get('file') -%}
+        {%- for source in graph.sources.values() if source.config.meta.get('file') or source.config.meta.get('ingest') -%}
             {%- set load = landed.get(source.source_name ~ '.' ~ source.name) -%}
             {%- if load -%}
                 {%- do _pin_source(source, load) -%}
@@ -30,14 +30,13 @@
     {{ return(readers | length > 0) }}
 {% endmacro %}
 
-{#- The view is made anew even for the same load: the project may have been moved. -#}
+{#- The views are made anew even for the same load: the project may have been moved. -#}
 {% macro _pin_source(source, load) %}
-    {%- set files = [] -%}
-    {%- for file in load.files -%}{%- do files.append(_text(file)) -%}{%- endfor -%}
     {%- do run_statement('create schema if not exists ' ~ source.schema) -%}
-    {%- do run_statement(
-        'create or replace view ' ~ source.relation_name ~ ' as select * from read_parquet([' ~ files | join(', ') ~ '])'
-    ) -%}
+    {%- for suffix, sql in load.views.items() -%}
+        {%- set relation = api.Relation.create(source.database, source.schema, source.identifier ~ suffix) -%}
+        {%- do run_statement('create or replace view ' ~ relation ~ ' as ' ~ sql) -%}
+    {%- endfor -%}
     {%- set pinned = run_query(
         "select fingerprint from runs.builds where node_id = '" ~ source.unique_id ~ "' order by build_number desc limit 1"
     ) -%}
