@@ -297,7 +297,7 @@ class Follower:
             Whether no table was altered in between: a snapshot does not have the rows of a table that was written anew
             after it was taken.
         """
-        with self._database.replication() as connection:
+        with closing(self._database.replication()) as connection:
             self._copied_at = self._database.clock().replace(microsecond=0)
             start = create_slot(connection, slot, temporary)
             with self._database.reading(start.snapshot) as reader:

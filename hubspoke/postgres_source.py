@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -335,7 +335,8 @@ class SourceDatabase:
     @contextmanager
     def reading(self, snapshot: str) -> Iterator[Connection]:
         """Connect and see the database as a snapshot has it."""
-        with connect(self.parameters) as reader:
+        # closed, not left in order: an error may come from amid a copy
+        with closing(connect(self.parameters)) as reader:
             reader.execute("begin transaction isolation level repeatable read read only")
             reader.execute(SQL("set transaction snapshot {}").format(Literal(snapshot)))
             yield reader

@@ -1,5 +1,8 @@
-"""PostgreSQL's types in DuckDB: the ones that DuckDB's own PostgreSQL scanner reads, so that a table has the same types
-however it is ingested; and the SQL that makes a value of them out of PostgreSQL's text.
+"""PostgreSQL's types in DuckDB, and the SQL that makes a value of them out of PostgreSQL's text.
+
+They are the types that DuckDB's own PostgreSQL scanner reads, so that a table has the same ones however it is ingested.
+Text instead are those that Parquet cannot hold whole (an interval loses its sign, a time its zone), and those that are
+made of parts (composite and geometric types).
 """
 
 import json
@@ -22,8 +25,6 @@ TYPES = {
     1083: "TIME",
     1114: "TIMESTAMP",
     1184: "TIMESTAMP WITH TIME ZONE",
-    1186: "INTERVAL",
-    1266: "TIME WITH TIME ZONE",
     2950: "UUID",
 }
 """By PostgreSQL's number of the type; what is not here is text."""
@@ -60,10 +61,9 @@ def value(column: str, data_type: str, oid: int, cast: str = "cast") -> str:
         return f"rtrim({text}, ' ')" if oid == PADDED else text
     if data_type == "BLOB":
         return f"unhex(substr({text}, 3))"
-    if data_type == "INTERVAL":
-        return f"{cast}(replace({text}, '+', '') as {data_type})"
     if data_type in ("DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE"):
-        return f"{cast}(replace({text}, ' BC', ' (BC)') as {data_type})"
+        before_christ = f"regexp_replace({text}, '^([^ ]+)(.*) BC$', '\\1 (BC)\\2')"
+        return f"{cast}(case when suffix({text}, ' BC') then {before_christ} else {text} end as {data_type})"
     return f"{cast}({text} as {data_type})"
 
 

@@ -160,3 +160,489 @@ def test_a_table_is_copied_and_then_followed(shop: Shop) -> None:
     shop.follow()
     assert shop.landed("orders") == [(1, "after", pytest.approx(1), None)]
     assert len(shop.zone.loads("shop", "orders")) == 3
+
+
+BIG = "(select string_agg(md5(random()::text), '') from generate_series(1, 300))"
+"""A value that PostgreSQL stores outside of its row, and does not log again while it stays as it is."""
+
+
+def test_a_value_that_was_not_sent_again_is_the_one_from_before(shop: Shop) -> None:
+    shop.sql("create table notes (id int primary key, body text, more text, seen int)")
+    shop.sql("alter table notes alter body set storage external, alter more set storage external")
+    shop.sql(f"insert into notes select i, {BIG} || i, null, 0 from generate_series(1, 20) i")
+    shop.declare("notes")
+    shop.follow()
+    shop.sql(
+        "update notes set seen = 1 where id <= 10",  # body is left out
+        f"insert into notes values (50, {BIG}, {BIG}, 0)",
+        "update notes set seen = 2 where id = 50",  # both are
+        "update notes set id = 101 where id = 1",  # the key changes, body is left out
+        "update notes set id = 102 where id = 101",
+        f"update notes set more = {BIG} where id = 102",
+    )
+    shop.follow()
+    assert shop.is_same("notes")
+    shop.sql(
+        "update notes set id = 103, seen = 9 where id = 102",
+        "update notes set body = null where id = 2",
+        "update notes set seen = 3 where id = 2",  # null is a value, too
+        "insert into notes values (1, 'another', null, 0)",  # what had this key is somebody else now
+        "update notes set seen = 1 where id = 1",
+        "update notes set id = id + 1000 where id between 5 and 15",
+        "update notes set id = id + 1000 where id between 1005 and 1010",
+        "delete from notes where id = 2006",
+        f"insert into notes values (2006, {BIG}, null, 0)",
+        "update notes set seen = 7 where id = 2006",
+    )
+    shop.follow()
+    assert shop.log("notes", "_unchanged").count((["body"],)) > 10
+    assert shop.is_same("notes")
+    # the history has them as well
+    now = shop.view("notes", "__history").filter("valid_to is null").project("id, body, more, seen")
+    assert sorted(now.fetchall(), key=repr) == shop.there("notes")
+    history = shop.view("notes", "__history")
+    assert history.filter("id in (101, 102, 2005) and body is null").fetchall() == []
+    shop.sql("truncate notes", f"insert into notes values (1, {BIG}, null, 0)", "update notes set seen = 1")
+    shop.follow()
+    assert shop.is_same("notes")
+
+
+def test_the_history_has_every_state_with_its_interval(shop: Shop) -> None:
+    shop.sql("create table prices (item text primary key, price int)", "insert into prices values ('a', 1), ('b', 1)")
+    shop.declare("prices")
+    shop.follow()
+    shop.sql("update prices set price = 2 where item = 'a'", "delete from prices where item = 'b'")
+    shop.sql("begin", "update prices set price = 3", "update prices set price = 4", "commit")
+    shop.sql("insert into prices values ('b', 5)", "truncate prices", "insert into prices values ('a', 6)")
+    shop.follow()
+    history = shop.view("prices", "__history").order("item, valid_from").project("item, price, valid_from, valid_to")
+    rows = history.fetchall()
+    # 3 was never seen: one transaction wrote 3 and 4
+    assert [row[:2] for row in rows] == [("a", 1), ("a", 2), ("a", 4), ("a", 6), ("b", 1), ("b", 5)]
+    a, b = [row[2:] for row in rows if row[0] == "a"], [row[2:] for row in rows if row[0] == "b"]
+    assert a[0][1] == a[1][0]
+    assert a[1][1] == a[2][0]
+    assert a[2][1] == b[1][1]  # both ended with the truncation
+    assert a[2][1] < a[3][0]
+    assert a[3][1] is None
+    assert b[0][1] < b[1][0]
+    assert shop.log("prices", "_change, price") == [
+        ("snapshot", 1),
+        ("snapshot", 1),
+        ("update", 2),
+        ("delete", None),
+        ("update", 3),
+        ("update", 4),
+        ("insert", 5),
+        ("truncate", None),
+        ("insert", 6),
+    ]
+
+
+def test_a_row_carries_the_load_of_its_last_change(shop: Shop) -> None:
+    shop.sql("create table t (id int primary key, x int)", "insert into t values (1, 1), (2, 2)")
+    shop.declare("t")
+    shop.follow()
+    shop.sql("update t set x = 5 where id = 2")
+    shop.follow()
+    first, second = shop.zone.loads("shop", "t")
+    view = shop.view("t")
+    assert view.columns == ["id", "x", "_load_id", "_loaded_at"]
+    assert view.order("id").project("_load_id, _loaded_at").fetchall() == [
+        (load.load_id, load.loaded_at.replace(tzinfo=None)) for load in (first, second)
+    ]
+
+
+@pytest.mark.parametrize("identity", ["default", "full", "using index pairs_pair"])
+def test_rows_are_told_apart_by_any_key(shop: Shop, identity: str) -> None:
+    shop.sql(
+        'create table pairs (a int not null, "B c" text not null, x int, body text)',
+        'create unique index pairs_pair on pairs (a, "B c")',
+        f"insert into pairs select i / 3, 'k' || i, i, {BIG} from generate_series(1, 30) i",
+    )
+    if identity == "default":
+        shop.sql("alter table pairs add primary key using index pairs_pair")
+    else:
+        shop.sql(f"alter table pairs replica identity {identity}")
+    shop.declare("pairs", pairs="key: [a, B c]")
+    shop.follow()
+    shop.sql(
+        "update pairs set x = x + 1 where a < 5",
+        'update pairs set "B c" = "B c" || \'!\' where a in (3, 4)',
+        "update pairs set a = a + 100, x = 0 where a = 7",
+        "delete from pairs where a = 8",
+        "insert into pairs values (7, 'k21', 9, null)",
+    )
+    shop.follow()
+    assert shop.is_same("pairs")
+    assert len(shop.log("pairs", "_change")) == 30 + 14 + 2 * 6 + 2 * 3 + 3 + 1
+
+
+@pytest.mark.parametrize(
+    ("identity", "message"),
+    [
+        ("replica identity nothing", "shop.t: public.t has replica identity nothing"),
+        ("replica identity default", "shop.t: public.t has no primary key"),
+        ("replica identity full", "shop.t: public.t has no primary key. Say which columns"),
+    ],
+)
+def test_a_table_whose_rows_cannot_be_told_apart_is_refused(shop: Shop, identity: str, message: str) -> None:
+    shop.sql("create table t (id int, x int)", f"alter table t {identity}")
+    shop.declare("t")
+    with pytest.raises(HubspokeError, match=message):
+        shop.follow()
+    assert shop.ask("select count(*) from pg_replication_slots where database = current_database()") == [(0,)]
+
+
+def test_a_partitioned_table_is_one_table(shop: Shop) -> None:
+    shop.sql(
+        "create table sales (id int, day date, x int, primary key (id, day)) partition by range (day)",
+        "create table sales_1 partition of sales for values from ('2024-01-01') to ('2024-07-01')",
+        "create table sales_2 partition of sales for values from ('2024-07-01') to ('2025-01-01')",
+        "insert into sales select i, date '2024-01-01' + i, i from generate_series(1, 300) i",
+    )
+    shop.declare("sales")
+    assert shop.follow() == {"sales": 300}
+    shop.sql(
+        "update sales set x = -1 where id < 50",
+        "update sales set day = '2024-12-24' where id = 7",  # goes to the other partition
+        "delete from sales where id > 250",
+        "create table sales_3 partition of sales for values from ('2025-01-01') to ('2026-01-01')",
+        "insert into sales values (999, '2025-05-05', 1)",
+    )
+    shop.follow()
+    assert shop.is_same("sales")
+    shop.sql("truncate sales", "insert into sales values (1, '2024-02-02', 5)")
+    shop.follow()
+    assert shop.is_same("sales")
+
+
+def test_several_tables_stand_at_one_instant(shop: Shop) -> None:
+    """Every transaction moves an amount from one table to the other: whatever is read together has the same sum."""
+    shop.sql(
+        "create table a (id int primary key, x int)",
+        "create table b (id int primary key, x int)",
+        "insert into a select i, 100 from generate_series(1, 10) i",
+        "insert into b select i, 100 from generate_series(1, 10) i",
+    )
+    shop.declare("a", "b")
+    stop = threading.Event()
+
+    def write() -> None:
+        with psycopg.connect(os.environ["HUBSPOKE_CONNECTION_SHOP"], autocommit=True) as writer:
+            while not stop.is_set():
+                one, amount = random.randint(1, 10), random.randint(1, 9)
+                with writer.transaction():
+                    writer.execute("update a set x = x - %s where id = %s", [amount, one])
+                    writer.execute("update b set x = x + %s where id = %s", [amount, one])
+
+    threads = [threading.Thread(target=write) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        shop.follow()
+        reached = shop.zone.reached("shop")
+        total = 0
+        for table in ("a", "b"):
+            content = shop.zone.content("shop", table, reached)
+            sql = table_views(shop.zone, "shop", table, content)[""]
+            total += duckdb.sql(f"select sum(x) from ({sql})").fetchone()[0]
+        assert total == 2000
+    stop.set()
+    for thread in threads:
+        thread.join()
+    shop.follow()
+    assert shop.is_same("a", "b")
+
+
+TYPES = {
+    "bool": ("BOOLEAN", ["true", "f"]),
+    "smallint": ("SMALLINT", ["-5"]),
+    "int": ("INTEGER", ["5"]),
+    "bigint": ("BIGINT", ["9223372036854775807"]),
+    "real": ("FLOAT", ["1.5", "NaN", "-Infinity"]),
+    "double precision": ("DOUBLE", ["0.1", "1e-300", "Infinity"]),
+    "numeric": ("DOUBLE", ["1.5"]),
+    "numeric(12,2)": ("DECIMAL(12,2)", ["1.25", "-0.01"]),
+    "numeric(38,5)": ("DECIMAL(38,5)", ["123456789012345678901234567890123.12345"]),
+    "text": ("VARCHAR", ["", "a\"'\\\n\t,é", "NULL", "\\N"]),
+    "varchar(9)": ("VARCHAR", ["x "]),
+    "char(5)": ("VARCHAR", ["ab"]),
+    "bytea": ("BLOB", ["\\x00ff41", "\\x"]),
+    "date": ("DATE", ["2024-02-29", "0044-03-15 BC", "infinity"]),
+    "timestamp": ("TIMESTAMP", ["2024-02-29 12:00:00.123456", "-infinity", "0044-03-15 12:00:00 BC"]),
+    "timestamptz": ("TIMESTAMP WITH TIME ZONE", ["2024-02-29 12:00:00.5+05", "1900-01-01 00:00:00+00"]),
+    "time": ("TIME", ["12:00:00.5", "24:00:00"]),
+    "interval": ("VARCHAR", ["1 year 2 mons 3 days 04:05:06.7", "-1 years +3 days -00:00:01.000001"]),
+    "uuid": ("UUID", ["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"]),
+    "json": ("VARCHAR", ['{"a": 1,  "b":null}']),
+    "jsonb": ("VARCHAR", ['{"b": "x\\"y"}']),
+    "mood": ("VARCHAR", ["ok"]),
+    "inet": ("VARCHAR", ["10.0.0.1/24"]),
+    "int[]": ("INTEGER[]", ["{1,NULL,3}", "{}"]),
+    "text[]": ("VARCHAR[]", ['{"a,b",NULL,"NULL","q\\"x\\\\",plain,"{}",""}']),
+    "numeric(8,2)[]": ("DECIMAL(8,2)[]", ["{1.50,-2.25}"]),
+    "timestamp[]": ("TIMESTAMP[]", ['{"2024-01-01 00:00:00"}']),
+    "int[][]": ("INTEGER[][]", ["{{1,2},{3,4}}"]),
+}
+
+
+def test_a_value_is_the_same_from_the_copy_and_from_the_log(shop: Shop) -> None:
+    shop.sql("create type mood as enum ('sad', 'ok')")
+    columns = ", ".join(f"c{place} {name}" for place, name in enumerate(TYPES))
+    for table in ("copied", "logged"):
+        shop.sql(f"create table {table} (id int primary key, {columns})")
+    shop.declare("copied", "logged")
+
+    def fill(table: str) -> None:
+        for row in range(8):
+            values = [found[row] if row < len(found) else None for _, found in TYPES.values()]
+            shop.admin.execute(f"insert into {table} values ({', '.join(['%s'] * (len(values) + 1))})", [row, *values])
+
+    fill("copied")
+    shop.follow()
+    fill("logged")
+    shop.follow()
+    copied, logged = shop.view("copied"), shop.view("logged")
+    assert [str(t) for t in copied.types[1:-2]] == [data_type for data_type, _ in TYPES.values()]
+    assert copied.types == logged.types
+    texts = ", ".join(f"cast(c{place} as varchar)" for place in range(len(TYPES)))
+    rows = copied.order("id").project(texts).fetchall()
+    assert rows == logged.order("id").project(texts).fetchall()
+    told = {name: [row[place] for row in rows if row[place] is not None] for place, name in enumerate(TYPES)}
+    assert {name: len(values) for name, values in told.items()} == {n: len(v) for n, (_, v) in TYPES.items()}
+    assert told["text"] == TYPES["text"][1]
+    assert told["numeric(38,5)"] == TYPES["numeric(38,5)"][1]
+    assert told["bytea"] == ["\\x00\\xFFA", ""]
+    assert told["date"] == ["2024-02-29", "0044-03-15 (BC)", "infinity"]
+    assert told["timestamp"] == ["2024-02-29 12:00:00.123456", "-infinity", "0044-03-15 (BC) 12:00:00"]
+    assert told["timestamptz"] == ["2024-02-29 07:00:00.5+00", "1900-01-01 00:00:00+00"]
+    assert told["interval"] == TYPES["interval"][1]
+    assert logged.project("c24").filter("c24 is not null").fetchall() == [
+        (["a,b", None, "NULL", 'q"x\\', "plain", "{}", ""],)
+    ]
+    assert shop.told == []
+
+
+def test_a_value_that_its_type_cannot_hold_stops_nothing_and_is_kept(shop: Shop) -> None:
+    shop.sql("create table t (id int primary key, n numeric(8,2), at timestamp, x text)")
+    shop.declare("t")
+    shop.follow()
+    shop.sql("insert into t values (1, 'NaN', '294276-12-31', 'a'), (2, 1.5, '294276-12-31 23:00', 'b'), (3, 1, null, 'c')")
+    shop.follow()
+    landed = shop.view("t", "__log").order("id").project("id, n, x, _uncast").fetchall()
+    assert [(row[0], row[2]) for row in landed] == [(1, "a"), (2, "b"), (3, "c")]
+    assert landed[0][1] is None
+    assert json.loads(landed[0][3])["n"] == "NaN"
+    assert landed[2][1:] == (1, "c", None)
+    assert "do not fit" in shop.told[0]
+
+
+# --- tables that are altered while they are followed ---
+
+
+@pytest.fixture
+def things(shop: Shop) -> Shop:
+    shop.sql(
+        "create table things (id int primary key, name text, size int)",
+        "insert into things select i, 'n' || i, i from generate_series(1, 50) i",
+    )
+    shop.declare("things")
+    shop.follow()
+    shop.sql("update things set size = 0 where id = 1")
+    return shop
+
+
+def test_a_column_that_is_added_empty_or_dropped_needs_no_copy(things: Shop) -> None:
+    things.sql(
+        "alter table things add colour text",
+        "update things set colour = 'red' where id < 5",
+        "alter table things drop size",
+        "insert into things values (100, 'new', 'blue')",
+    )
+    things.follow()
+    assert things.is_same("things")
+    things.sql("alter table things drop colour", "update things set name = 'x' where id = 9")
+    assert things.follow() == {"things": 1}
+    assert things.is_same("things")
+    assert things.view("things").columns == ["id", "name", "_load_id", "_loaded_at"]
+
+
+@pytest.mark.parametrize(
+    "alteration",
+    [
+        "alter table things add colour text default 'red'",
+        "alter table things add number uuid default gen_random_uuid()",
+        "alter table things add colour text default 'red'; alter table things alter colour drop default",
+        "alter table things rename name to title",
+        "alter table things rename name to title; alter table things rename size to name",
+        "alter table things alter size type numeric(8,2) using size / 3.0",
+        "alter table things alter name type varchar(200)",
+        "alter table things drop size; alter table things add size int",
+        "alter table things drop constraint things_pkey; alter table things add primary key (name)",
+    ],
+)
+def test_an_alteration_that_the_log_does_not_tell_whole_is_copied(things: Shop, alteration: str) -> None:
+    things.sql(alteration, "update things set size = 7 where id between 10 and 20", "delete from things where id = 3")
+    things.follow()
+    assert things.is_same("things")
+    assert any("copied again" in line for line in things.told)
+    things.sql("update things set size = 8 where id between 15 and 25", "insert into things (id, size) values (99, 1)") if (
+        "primary key" not in alteration
+    ) else things.sql("update things set size = 8 where id between 15 and 25")
+    assert things.follow() == {"things": 12 if "primary key" not in alteration else 11}
+    assert things.is_same("things")
+
+
+def test_a_table_is_altered_under_load_and_nothing_is_lost(things: Shop) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        with psycopg.connect(os.environ["HUBSPOKE_CONNECTION_SHOP"], autocommit=True) as writer:
+            while not stop.is_set():
+                one = random.randint(1, 60)
+                writer.execute("insert into things (id) values (%s) on conflict (id) do nothing", [one])
+                writer.execute("update things set size = %s where id = %s", [random.randint(1, 99), one])
+                writer.execute("delete from things where id = %s", [random.randint(1, 60)])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    for step in (
+        "add a int",
+        "add b int default 5",
+        "rename a to c",
+        "alter c type bigint",
+        "drop b",
+        "add b text",
+        "alter size type bigint using size * 2",
+    ):
+        things.sql(f"alter table things {step}")
+        time.sleep(0.2)
+        if random.random() < 0.5:
+            things.follow()
+    stop.set()
+    writer.join()
+    things.follow()
+    assert things.is_same("things")
+
+
+def test_a_table_that_is_declared_later_is_copied_then(things: Shop) -> None:
+    things.sql("create table more (id int primary key)", "insert into more values (1), (2)")
+    things.declare("things", "more")
+    things.sql("insert into more values (3)")
+    assert things.follow() == {"things": 1, "more": 3}
+    things.sql("insert into more values (4)", "delete from more where id = 1")
+    assert things.follow() == {"things": 0, "more": 2}
+    assert things.is_same("things", "more")
+
+
+# --- what can be wrong with a source ---
+
+
+def test_what_is_missing_in_the_database_is_said_with_the_sql_that_helps(shop: Shop, monkeypatch: Any) -> None:
+    shop.sql("create table t (id int primary key)", "create role reader login password 'secret-word'")
+    try:
+        shop.declare("t", publish=False)
+        steps = []
+
+        def fails() -> str:
+            with pytest.raises(HubspokeError) as error:
+                shop.follow()
+            steps.append(str(error.value))
+            assert "secret-word" not in steps[-1]
+            return steps[-1]
+
+        assert "create publication hubspoke_shop for table public.t" in fails()
+        shop.sql("create publication hubspoke_shop with (publish = 'insert')")
+        assert "leaves out some kinds of changes" in fails()
+        shop.sql("alter publication hubspoke_shop set (publish = 'insert, update, delete, truncate')")
+        assert "alter publication hubspoke_shop add table public.t" in fails()
+        shop.sql("alter publication hubspoke_shop add table t")
+        address = os.environ["HUBSPOKE_CONNECTION_SHOP"]
+        shop.sql(f"grant connect on database {shop.admin.info.dbname} to reader")
+        monkeypatch.setenv("HUBSPOKE_CONNECTION_SHOP", make_conninfo(address, user="reader", password="secret-word"))
+        assert 'grant select on public.t to "reader"' in fails()
+        shop.sql("grant select on t to reader")
+        assert 'alter role "reader" replication' in fails()
+        shop.sql("alter role reader replication")
+        assert shop.follow() == {"t": 0}
+        monkeypatch.setenv("HUBSPOKE_CONNECTION_SHOP", make_conninfo(address, port=1, password="secret-word"))
+        assert "run this again" in fails()
+        monkeypatch.setenv("HUBSPOKE_CONNECTION_SHOP", "not an address secret-word")
+        assert "HUBSPOKE_CONNECTION_SHOP is not an address" in fails()
+        monkeypatch.delenv("HUBSPOKE_CONNECTION_SHOP")
+        assert "Set HUBSPOKE_CONNECTION_SHOP" in fails()
+        monkeypatch.setenv("HUBSPOKE_CONNECTION_SHOP", address)
+    finally:
+        shop.sql("drop owned by reader", "drop role reader")
+
+
+def test_a_slot_that_is_gone_or_read_by_others_is_refused_until_all_is_copied_anew(things: Shop) -> None:
+    things.follow()
+    before = things.landed("things")
+    things.sql("select pg_drop_replication_slot('hubspoke_shop')", "delete from things where id > 40")
+    with pytest.raises(HubspokeError, match="has no slot hubspoke_shop any more.*hubspoke cdc snapshot shop"):
+        things.follow()
+    assert "is gone" in status(things.project, "shop").alarms[0]
+    assert things.landed("things") == before
+    forget(things.project, "shop")
+    assert things.landed("things") == before  # readers see it until the copy is there
+    things.follow()
+    assert things.is_same("things")
+    things.sql("delete from things where id > 30", "select pg_replication_slot_advance('hubspoke_shop', pg_current_wal_lsn())")
+    with pytest.raises(HubspokeError, match="somebody else has read it"):
+        things.follow()
+    forget(things.project, "shop")
+    things.follow()
+    assert things.is_same("things")
+    assert len(things.zone.loads("shop", "things")) == 4  # nothing that landed was removed
+
+
+def test_a_slot_of_somebody_else_is_left_alone(shop: Shop) -> None:
+    shop.sql("create table t (id int primary key)")
+    shop.sql("select pg_create_logical_replication_slot('hubspoke_shop', 'pgoutput')")
+    shop.declare("t")
+    with pytest.raises(HubspokeError, match="a slot hubspoke_shop that this warehouse has not made"):
+        shop.follow()
+    with pytest.raises(HubspokeError, match="not made by this warehouse"):
+        drop(shop.project, "shop")
+    assert shop.ask("select count(*) from pg_replication_slots where slot_name = 'hubspoke_shop'") == [(1,)]
+
+
+def test_status_tells_how_far_behind_it_is_and_alarms_on_kept_log(things: Shop) -> None:
+    things.follow()
+    assert status(things.project, "shop").alarms == []
+    things.sql("insert into things select i, repeat('x', 1000), 0 from generate_series(1000, 3000) i")
+    time.sleep(1.1)
+    behind = status(things.project, "shop")
+    assert behind.slot == "idle"
+    assert behind.lag_bytes > 2_000_000
+    assert behind.lag_s > 1
+    assert behind.retained_bytes >= behind.lag_bytes
+    things.declare("things", publish=False, ingest=", retained_wal_limit: 1MB")
+    assert "more than retained_wal_limit (1.0 MB)" in status(things.project, "shop").alarms[0]
+    things.follow()
+    assert status(things.project, "shop").lag_s == 0
+    assert "is dropped" in drop(things.project, "shop")
+    assert status(things.project, "shop").slot == "missing"
+
+
+def test_two_cannot_follow_at_once(things: Shop) -> None:
+    with things.zone.following("shop"), pytest.raises(HubspokeError, match="Another process is ingesting"):
+        things.follow()
+
+
+def test_an_idle_source_does_not_hold_the_log_of_a_busy_database(things: Shop) -> None:
+    things.follow()
+    before = things.ask("select restart_lsn, confirmed_flush_lsn from pg_replication_slots where slot_name = 'hubspoke_shop'")
+    things.sql("create table other (x text)", "insert into other select repeat('x', 1000) from generate_series(1, 9000)")
+    things.sql("checkpoint")
+    things.follow()
+    things.follow()
+    [(restart, confirmed)] = things.ask(
+        "select restart_lsn - %s::pg_lsn, confirmed_flush_lsn - %s::pg_lsn from pg_replication_slots "
+        "where slot_name = 'hubspoke_shop'" % tuple(f"'{lsn}'" for lsn in before[0])
+    )
+    assert confirmed > 9_000_000
+    assert restart > 0
+    assert things.zone.content("shop", "things").newest.rows == 1
