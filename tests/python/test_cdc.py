@@ -475,7 +475,7 @@ def test_a_column_that_is_added_empty_or_dropped_needs_no_copy(things: Shop) -> 
         "alter table things add number uuid default gen_random_uuid()",
         "alter table things add colour text default 'red'; alter table things alter colour drop default",
         "alter table things rename name to title",
-        "alter table things rename name to title; alter table things rename size to name",
+        "alter table things add tag text; alter table things rename name to old; alter table things rename tag to name",
         "alter table things alter size type numeric(8,2) using size / 3.0",
         "alter table things alter name type varchar(200)",
         "alter table things drop size; alter table things add size int",
@@ -646,3 +646,146 @@ def test_an_idle_source_does_not_hold_the_log_of_a_busy_database(things: Shop) -
     assert confirmed > 9_000_000
     assert restart > 0
     assert things.zone.content("shop", "things").newest.rows == 1
+
+
+# --- the decoder by itself ---
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5)
+LEFT = "(left as it was)"
+
+
+@dataclass
+class Log:
+    """Replication messages as a server writes them, and what they say."""
+
+    width: int
+    messages: list[bytes] = field(default_factory=list)
+    says: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def add(self, body: bytes) -> None:
+        self.messages.append(b"w" + bytes(24) + body)
+
+    def describe(self, full: bool) -> None:
+        columns = b"".join(
+            struct.pack(">B", full or place == 0) + f"c{place}".encode() + b"\0" + struct.pack(">Ii", 25, -1)
+            for place in range(self.width)
+        )
+        identity = b"f" if full else b"d"
+        self.add(b"R" + struct.pack(">I", 7) + b"public\0t\0" + identity + struct.pack(">H", self.width) + columns)
+
+    def row(self, values: list[str | None]) -> bytes:
+        parts = [struct.pack(">H", len(values))]
+        for value in values:
+            text = (value or "").encode()
+            kind = b"n" if value is None else b"u" if value == LEFT else b"t" + struct.pack(">I", len(text)) + text
+            parts.append(kind)
+        return b"".join(parts)
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> Log:
+    """Transactions over one table, with what each message comes to worked out one by one."""
+    log = Log(draw(st.integers(1, 4)))
+    full = draw(st.booleans())
+    values = st.lists(st.none() | TEXTS, min_size=log.width - 1, max_size=log.width - 1)
+    for number in range(draw(st.integers(1, 4))):
+        lsn, xid = 1000 * (number + 1), number + 5
+        log.add(b"B" + struct.pack(">QqI", lsn, number, xid))
+        if number == 0 or draw(st.booleans()):
+            log.describe(full)
+        for _ in range(draw(st.integers(0, 6))):
+            key, rest = draw(TEXTS), draw(values)
+            what = draw(st.sampled_from("IUUMDT"))
+            if what == "I":
+                log.add(b"I" + struct.pack(">I", 7) + b"N" + log.row([key, *rest]))
+                log.says.append(("insert", lsn, xid, key, *rest, None))
+            elif what == "D":
+                old = [key, *rest] if full else [key, *[None] * len(rest)]
+                log.add(b"D" + struct.pack(">I", 7) + (b"O" if full else b"K") + log.row(old))
+                log.says.append(("delete", lsn, xid, *old, None))
+            elif what == "T":
+                log.add(b"T" + struct.pack(">IB", 1, 0) + struct.pack(">I", 7))
+                log.says.append(("truncate", lsn, xid, *[None] * log.width, None))
+            else:
+                new = [LEFT if draw(st.booleans()) else value for value in rest]
+                before = draw(TEXTS) if what == "M" else key
+                old = b""
+                sent = [before, *rest] if full else [before, *[None] * len(rest)]
+                if full or before != key:
+                    old = (b"O" if full else b"K") + log.row(sent)
+                log.add(b"U" + struct.pack(">I", 7) + old + b"N" + log.row([key, *new]))
+                if before != key:
+                    log.says.append(("delete", lsn, xid, *sent, None))
+                found = [b if v == LEFT and full and b is not None else v for v, b in zip(new, rest, strict=True)]
+                left = [f"c{place + 1}" for place, value in enumerate(found) if value == LEFT]
+                shown = [None if value == LEFT else value for value in found]
+                log.says.append(("update", lsn, xid, key, *shown, left or None))
+        log.add(b"C" + struct.pack(">BQQq", 0, lsn, lsn + 8, number))
+    return log
+
+
+@settings(max_examples=150, deadline=None)
+@given(log=logs(), cuts=st.lists(st.integers(0, 40), max_size=4))
+def test_the_decoder_says_what_the_messages_say_wherever_they_are_cut(log: Log, cuts: list[int]) -> None:
+    decoder = Decoder()
+    places = sorted({min(cut, len(log.messages)) for cut in cuts} | {0, len(log.messages)})
+    found, numbers = [], []
+    for start, end in zip(places, places[1:], strict=False):
+        messages = Messages(bytearray(b"".join(log.messages[start:end])), [len(m) for m in log.messages[start:end]])
+        for changes in decoder.decode(messages, {}):
+            columns = ["_change", "_lsn", "_xid", *[f"c{place}" for place in range(log.width)], "_unchanged"]
+            found += list(zip(*[changes.rows[name].to_pylist() for name in columns], strict=True))
+            numbers += changes.rows["_change_number"].to_pylist()
+    assert found == log.says
+    assert numbers == sorted(set(numbers))
+    assert decoder.position == 1000 * sum(message[25:26] == b"B" for message in log.messages) + 8
+    assert not decoder.is_open
+
+
+@settings(max_examples=100, deadline=None)
+@given(log=logs(), cut=st.integers(0, 40))
+def test_transactions_are_taken_whole(log: Log, cut: int) -> None:
+    some = log.messages[: min(cut, len(log.messages))]
+    messages = Messages(bytearray(b"".join(some)), [len(message) for message in some])
+    taken = messages.take_transactions()
+    assert bytes(taken.content + messages.content) == b"".join(some)
+    assert taken.lengths + messages.lengths == [len(message) for message in some]
+    ends = [message[25:26] == b"C" for message in some]
+    if any(ends):
+        assert taken.content[-taken.lengths[-1] + 25 :][:1] == b"C"
+        assert len(taken.lengths) == len(ends) - ends[::-1].index(True)
+    else:
+        assert messages.lengths == []
+
+
+@given(
+    st.recursive(
+        st.lists(st.none() | TEXTS, min_size=1, max_size=4), lambda inner: st.lists(inner, min_size=1, max_size=3)
+    )
+)
+def test_an_array_is_read_as_it_was_written(array: list[Any]) -> None:
+    def written(value: Any) -> str:
+        if value is None:
+            return "NULL"
+        if isinstance(value, list):
+            return "{" + ",".join(map(written, value)) + "}"
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+    assert json.loads(array_as_json(written(array))) == array
+
+
+# --- killed at any instant ---
+
+
+def test_a_reader_that_is_killed_again_and_again_lands_every_event_once(tmp_path: Path) -> None:
+    """The short form of what bench/cdc.py does for longer."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+    from cdc import Soak
+
+    soak = Soak(tmp_path, seed=random.randrange(10**9))
+    try:
+        told = soak.run(kills=10, restarts=1)
+    finally:
+        soak.close()
+    assert told.kills == 10
+    assert told.events > 1000
