@@ -2,11 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: build test lint bench soak engines superset install clean help
+.PHONY: build test lint bench bench-cdc soak engines superset install clean help
 .DEFAULT_GOAL := help
 
 help: ## Show what there is to type.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: .venv/.ready ## Create the Python environment (.venv) from constraints.txt.
 
@@ -50,6 +50,10 @@ bench: install ## Measure landing, build, quality gate, and what readers of Post
 	@$(BIN)/python bench/postgres.py
 	@$(BIN)/python bench/serve.py
 	@$(BIN)/python bench/dashboards.py
+
+bench-cdc: install ## Measure change data capture beside Debezium; then kill its reader a hundred times.
+	@$(BIN)/python bench/cdc.py
+	@$(BIN)/python bench/cdc.py soak
 
 soak: install ## Read without a pause through 50 builds, half of them red, and 100 that are killed (an hour).
 	@$(BIN)/python bench/soak.py

@@ -44,7 +44,7 @@ FLUSH_S = 10.0
 """Seconds after which what has come becomes visible."""
 
 ATTEMPTS = 30
-"""How often, and for how many seconds, to wait for the slot's last reader to go, or to copy a table that is being altered."""
+"""How often to try to begin where the slot's last reader is just going, or to copy a table that is being altered."""
 
 Tell = Callable[[str], None]
 
@@ -195,7 +195,7 @@ class Follower:
             For each table the rows that were copied or the changes that were landed.
 
         Raises:
-            HubspokeError: The database cannot be followed, or not from where it was left; the landing zone is as it was.
+            HubspokeError: The database cannot be followed, or not from where it was left; what landed is as it was.
             psycopg.OperationalError: The connection is gone; what is visible is whole, and the next run goes on.
         """
         with self.zone.following(self.source), ExitStack() as stack:
@@ -238,9 +238,9 @@ class Follower:
         if position is None:
             if slot and not self._is_ours(system):
                 raise HubspokeError(
-                    f"{self.source}: the database has a slot {self.slot} that this warehouse has not made. If another one "
-                    f"follows it, name one of your own: config: {{ meta: {{ ingest: {{ slot: … }} }} }}. If nobody does, "
-                    f"drop it: select pg_drop_replication_slot('{self.slot}')"
+                    f"{self.source}: the database has a slot {self.slot} that this warehouse has not made. If another "
+                    f"one follows it, name one of your own: config: {{ meta: {{ ingest: {{ slot: … }} }} }}. If nobody "
+                    f"does, drop it: select pg_drop_replication_slot('{self.slot}')"
                 )
             return self._copy_all(system)
         if position.state.get("system") != system:
@@ -258,7 +258,8 @@ class Follower:
         if slot.confirmed > position.position:
             raise HubspokeError(
                 f"{self.source}: slot {self.slot} is at {written(slot.confirmed)}, past what has landed "
-                f"({written(position.position)}): somebody else has read it, or the landing zone is an older copy. {anew}"
+                f"({written(position.position)}): somebody else has read it, or the landing zone is an older copy. "
+                f"{anew}"
             )
         return position
 
@@ -439,8 +440,8 @@ class Follower:
             load.unchanged |= set(rows["_unchanged"].combine_chunks().flatten().unique().to_pylist())
         if nulled:
             self._tell(
-                f"{followed.table.name}: {nulled} values do not fit the type of their column; they are null there, and as "
-                "text in _uncast"
+                f"{followed.table.name}: {nulled} values do not fit the type of their column; they are null there, and "
+                "as text in _uncast"
             )
 
     def _commit(self, position: Position) -> Position:

@@ -1,8 +1,8 @@
 """Addresses of databases that are read: from the environment, never from a file of the project.
 
-    HUBSPOKE_CONNECTION_<NAME>       an address, for example postgresql://reader@db.example.com/shop; it may hold the
-                                     password
-    <warehouse>/secrets/<name>       the password, if the address does not hold it: one line, readable by its owner alone
+    HUBSPOKE_CONNECTION_<NAME>    an address, for example postgresql://reader@db.example.com/shop, with or without a
+                                  password
+    <warehouse>/secrets/<name>    the password, if it is not there: one line, readable by its owner alone
 
 An address may hold a secret, so it is never printed.
 """
@@ -29,7 +29,8 @@ def postgres_parameters(project: Project, name: str) -> dict[str, str]:
     address = os.environ.get(variable)
     if not address:
         raise HubspokeError(
-            f"connection {name} has no address. Set {variable}, for example to postgresql://reader@db.example.com/shop; "
+            f"connection {name} has no address. Set {variable}, for example to "
+            "postgresql://reader@db.example.com/shop; "
             f"its password may stand in {project.warehouse / 'secrets' / name} instead"
         )
     try:

@@ -33,7 +33,8 @@ order by a.attnum
 # pg_relation_filenode() does not look at the snapshot: it says what is there now
 TREE = """
 select c.relreplident::text,
-       coalesce((select string_agg(concat_ws(' ', leaf.oid, leaf.relfilenode, leaf.relreplident), ', ' order by leaf.oid)
+       coalesce((select string_agg(concat_ws(' ', leaf.oid, leaf.relfilenode, leaf.relreplident), ', '
+                                   order by leaf.oid)
                  from pg_partition_tree(c.oid) tree join pg_class leaf on leaf.oid = tree.relid where tree.isleaf),
                 concat_ws(' ', c.oid, c.relfilenode, c.relreplident))
 from pg_class c where c.oid = %s::regclass
@@ -327,8 +328,8 @@ class SourceDatabase:
             )
         why = "replica identity nothing" if identity == "n" else "no primary key"
         raise HubspokeError(
-            f"{table.name}: {table.relation} has {why}, so the log does not say which rows change, and PostgreSQL refuses "
-            f"updates and deletes while it is published. As its owner, give it a primary key, or: "
+            f"{table.name}: {table.relation} has {why}, so the log does not say which rows change, and PostgreSQL "
+            f"refuses updates and deletes while it is published. As its owner, give it a primary key, or: "
             f"alter table {table.relation} replica identity full"
         )
 
@@ -368,7 +369,7 @@ class SourceDatabase:
             SQL(", ").join(map(Identifier, names)),
             SQL("" if kind == "p" else "only "),
             Identifier(schema, name),
-            SQL(f" where {filters[0]}" if filters and filters[0] else ""),  # type: ignore[arg-type]
+            SQL(f" where {filters[0]}" if filters and filters[0] else ""),
         )
         read = pa.csv.ReadOptions(column_names=names)
         convert = pa.csv.ConvertOptions(
@@ -397,7 +398,7 @@ class SourceDatabase:
         return [row[0] for row in rows]
 
     def _row(self, sql: str, values: list[Any] | None = None) -> tuple[Any, ...]:
-        row: tuple[Any, ...] | None = self.connection.execute(sql, values).fetchone()  # type: ignore[arg-type]
+        row: tuple[Any, ...] | None = self.connection.execute(sql, values).fetchone()
         return row or ()
 
 

@@ -91,7 +91,7 @@ class Stream:
         connection.execute(
             SQL("START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})").format(
                 # a list of names as in SQL, in one text
-                Identifier(slot), SQL(written(start)), Literal('"' + publication.replace('"', '""') + '"'),  # type: ignore[arg-type]
+                Identifier(slot), SQL(written(start)), Literal('"' + publication.replace('"', '""') + '"'),
             )
         )  # fmt: skip
         self._socket.nonblocking = 0

@@ -1,12 +1,11 @@
 """Change data capture from a real PostgreSQL, which the suite starts and stops."""
 
+import itertools
 import json
 import os
 import random
 import shutil
-import signal
 import struct
-import subprocess
 import sys
 import tempfile
 import threading
@@ -19,12 +18,12 @@ from typing import Any
 import duckdb
 import psycopg
 import pytest
+from conftest import Sandbox
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
-from hubspoke import cdc
-from hubspoke.cdc import Follower, catch_up, drop, forget, status
+from hubspoke.cdc import catch_up, drop, forget, status
 from hubspoke.changelog import table_views
 from hubspoke.errors import HubspokeError
 from hubspoke.landing import LandingZone
@@ -32,8 +31,6 @@ from hubspoke.pgoutput import Decoder, Messages
 from hubspoke.postgres_server import LocalServer
 from hubspoke.postgres_types import array_as_json
 from hubspoke.project import Project
-from hubspoke.replication import position
-from hubspoke.sources import read_sources
 
 LOGICAL = {
     "wal_level": "logical",
@@ -428,7 +425,7 @@ def test_a_value_that_its_type_cannot_hold_stops_nothing_and_is_kept(shop: Shop)
     shop.sql("create table t (id int primary key, n numeric(8,2), at timestamp, x text)")
     shop.declare("t")
     shop.follow()
-    shop.sql("insert into t values (1, 'NaN', '294276-12-31', 'a'), (2, 1.5, '294276-12-31 23:00', 'b'), (3, 1, null, 'c')")
+    shop.sql("insert into t values (1, 'NaN', '2024-12-31', 'a'), (2, 1.5, '294276-12-31', 'b'), (3, 1, null, 'c')")
     shop.follow()
     landed = shop.view("t", "__log").order("id").project("id, n, x, _uncast").fetchall()
     assert [(row[0], row[2]) for row in landed] == [(1, "a"), (2, "b"), (3, "c")]
@@ -487,10 +484,8 @@ def test_an_alteration_that_the_log_does_not_tell_whole_is_copied(things: Shop, 
     things.follow()
     assert things.is_same("things")
     assert any("copied again" in line for line in things.told)
-    things.sql("update things set size = 8 where id between 15 and 25", "insert into things (id, size) values (99, 1)") if (
-        "primary key" not in alteration
-    ) else things.sql("update things set size = 8 where id between 15 and 25")
-    assert things.follow() == {"things": 12 if "primary key" not in alteration else 11}
+    things.sql("update things set size = 8 where id between 15 and 25")
+    assert things.follow() == {"things": 11}
     assert things.is_same("things")
 
 
@@ -542,6 +537,7 @@ def test_a_table_that_is_declared_later_is_copied_then(things: Shop) -> None:
 def test_what_is_missing_in_the_database_is_said_with_the_sql_that_helps(shop: Shop, monkeypatch: Any) -> None:
     shop.sql("create table t (id int primary key)", "create role reader login password 'secret-word'")
     try:
+        secret = "secret-word"  # noqa: S105 -- of a server that lives for the test
         shop.declare("t", publish=False)
         steps = []
 
@@ -560,13 +556,13 @@ def test_what_is_missing_in_the_database_is_said_with_the_sql_that_helps(shop: S
         shop.sql("alter publication hubspoke_shop add table t")
         address = os.environ["HUBSPOKE_CONNECTION_SHOP"]
         shop.sql(f"grant connect on database {shop.admin.info.dbname} to reader")
-        monkeypatch.setenv("HUBSPOKE_CONNECTION_SHOP", make_conninfo(address, user="reader", password="secret-word"))
+        monkeypatch.setenv("HUBSPOKE_CONNECTION_SHOP", make_conninfo(address, user="reader", password=secret))
         assert 'grant select on public.t to "reader"' in fails()
         shop.sql("grant select on t to reader")
         assert 'alter role "reader" replication' in fails()
         shop.sql("alter role reader replication")
         assert shop.follow() == {"t": 0}
-        monkeypatch.setenv("HUBSPOKE_CONNECTION_SHOP", make_conninfo(address, port=1, password="secret-word"))
+        monkeypatch.setenv("HUBSPOKE_CONNECTION_SHOP", make_conninfo(address, port=1, password=secret))
         assert "run this again" in fails()
         monkeypatch.setenv("HUBSPOKE_CONNECTION_SHOP", "not an address secret-word")
         assert "HUBSPOKE_CONNECTION_SHOP is not an address" in fails()
@@ -581,7 +577,7 @@ def test_a_slot_that_is_gone_or_read_by_others_is_refused_until_all_is_copied_an
     things.follow()
     before = things.landed("things")
     things.sql("select pg_drop_replication_slot('hubspoke_shop')", "delete from things where id > 40")
-    with pytest.raises(HubspokeError, match="has no slot hubspoke_shop any more.*hubspoke cdc snapshot shop"):
+    with pytest.raises(HubspokeError, match=r"has no slot hubspoke_shop any more.*hubspoke cdc snapshot shop"):
         things.follow()
     assert "is gone" in status(things.project, "shop").alarms[0]
     assert things.landed("things") == before
@@ -589,7 +585,8 @@ def test_a_slot_that_is_gone_or_read_by_others_is_refused_until_all_is_copied_an
     assert things.landed("things") == before  # readers see it until the copy is there
     things.follow()
     assert things.is_same("things")
-    things.sql("delete from things where id > 30", "select pg_replication_slot_advance('hubspoke_shop', pg_current_wal_lsn())")
+    things.sql("delete from things where id > 30")
+    things.sql("select pg_replication_slot_advance('hubspoke_shop', pg_current_wal_lsn())")
     with pytest.raises(HubspokeError, match="somebody else has read it"):
         things.follow()
     forget(things.project, "shop")
@@ -634,18 +631,71 @@ def test_two_cannot_follow_at_once(things: Shop) -> None:
 
 def test_an_idle_source_does_not_hold_the_log_of_a_busy_database(things: Shop) -> None:
     things.follow()
-    before = things.ask("select restart_lsn, confirmed_flush_lsn from pg_replication_slots where slot_name = 'hubspoke_shop'")
-    things.sql("create table other (x text)", "insert into other select repeat('x', 1000) from generate_series(1, 9000)")
-    things.sql("checkpoint")
-    things.follow()
-    things.follow()
-    [(restart, confirmed)] = things.ask(
-        "select restart_lsn - %s::pg_lsn, confirmed_flush_lsn - %s::pg_lsn from pg_replication_slots "
-        "where slot_name = 'hubspoke_shop'" % tuple(f"'{lsn}'" for lsn in before[0])
+    places = (
+        "select (restart_lsn - '0/0')::bigint, (confirmed_flush_lsn - '0/0')::bigint from pg_replication_slots "
+        "where slot_name = 'hubspoke_shop'"
     )
-    assert confirmed > 9_000_000
-    assert restart > 0
+    before = things.ask(places)[0]
+    things.sql("create table other as select repeat('x', 1000) from generate_series(1, 9000)", "checkpoint")
+    things.follow()
+    things.follow()
+    restart, confirmed = things.ask(places)[0]
+    assert confirmed - before[1] > 9_000_000
+    assert restart > before[0]
     assert things.zone.content("shop", "things").newest.rows == 1
+
+
+# --- a whole project ---
+
+
+def test_a_source_is_switched_to_its_change_log_and_staging_does_not_notice(
+    shop: Shop, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of the running example by export and by cdc are the same, and a change arrives in the marts' room."""
+    rows = "select * exclude (_load_id, _loaded_at) from main_staging.stg_pos__transactions order by all"
+    [(schema,)] = sandbox.query("select schema_name from duckdb_views() where view_name = 'stg_pos__transactions'")
+    rows = rows.replace("main_staging", schema)
+    before = sandbox.query(rows)
+    shop.sql(
+        "create table transactions (household_id bigint, store_id bigint, basket_id bigint, product_id bigint, "
+        "quantity bigint, sales_value double precision, retail_disc double precision, coupon_disc double precision, "
+        "coupon_match_disc double precision, week bigint, transaction_timestamp timestamp, "
+        "primary key (basket_id, product_id))",
+        "create publication hubspoke_pos for table transactions with (publish_via_partition_root = true)",
+    )
+    exported = duckdb.sql(f"from '{sandbox.root}/exports/transactions.parquet'").fetchall()
+    with shop.admin.cursor().copy("copy transactions from stdin") as copy:
+        for row in exported:
+            copy.write_row(row)
+    sandbox.edit(
+        "models/hub/staging/pos/_pos__sources.yml",
+        "          mechanism: export\n",
+        "          mechanism: cdc\n          connection: pos\n",
+    )
+    address = {"HUBSPOKE_CONNECTION_POS": os.environ["HUBSPOKE_CONNECTION_SHOP"]}
+    assert "landed" in sandbox.run("hubspoke", "ingest", "pos", **address).stdout
+    basket, product = exported[0][2:4]
+    shop.sql(
+        f"update transactions set quantity = 77 where basket_id = {basket} and product_id = {product}",
+        f"delete from transactions where basket_id = {exported[1][2]} and product_id = {exported[1][3]}",
+    )
+    sandbox.run("dbt", "run", "--select", "stg_pos__transactions")
+    assert sandbox.query(rows) == before
+    printed = sandbox.run("hubspoke", "ingest", "pos", **address).stdout
+    assert "2 rows or changes  landed" in printed
+    sandbox.run("dbt", "build", "--select", "stg_pos__transactions", "core_basket_lines")
+    after = sandbox.query(rows)
+    assert len(after) == len(before) - 1
+    assert len(set(after) - set(before)) == 1
+    log = "select _change, count(*) from landing_pos.transactions__log group by 1 order by 1"
+    assert sandbox.query(log) == [("delete", 1), ("snapshot", len(before)), ("update", 1)]
+    assert sandbox.query("select count(*) from landing_pos.transactions__history where valid_to is not null") == [(2,)]
+    shown = sandbox.run("hubspoke", "cdc", "status", **address).stdout
+    assert "slot idle" in shown
+    assert "dropped" in sandbox.run("hubspoke", "cdc", "drop", "pos", **address).stdout
+    gone = sandbox.run("hubspoke", "cdc", "status", check=False, **address)
+    assert gone.returncode == 1
+    assert "ALARM: slot hubspoke_pos is gone" in gone.stdout
 
 
 # --- the decoder by itself ---
@@ -730,7 +780,7 @@ def test_the_decoder_says_what_the_messages_say_wherever_they_are_cut(log: Log, 
     decoder = Decoder()
     places = sorted({min(cut, len(log.messages)) for cut in cuts} | {0, len(log.messages)})
     found, numbers = [], []
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in itertools.pairwise(places):
         messages = Messages(bytearray(b"".join(log.messages[start:end])), [len(m) for m in log.messages[start:end]])
         for changes in decoder.decode(messages, {}):
             columns = ["_change", "_lsn", "_xid", *[f"c{place}" for place in range(log.width)], "_unchanged"]
