@@ -33,11 +33,11 @@ from hubspoke.replication import Stream, create_slot, written
 from hubspoke.sources import SourceTable, read_sources
 from hubspoke.sql import identifier, quoted
 
-CHUNK_BYTES = 32 << 20
-CHUNK_MESSAGES = 250_000
+CHUNK_BYTES = 8 << 20
+CHUNK_MESSAGES = 60_000
 """Bounds of what is in memory at once: a chunk becomes one file of each table that it changes."""
 
-BATCH_CHUNKS = 20
+BATCH_CHUNKS = 50
 """A batch that has so many chunks ends with the transaction, however fast more comes."""
 
 FLUSH_S = 10.0

@@ -99,6 +99,10 @@ class Messages:
         starts = np.cumsum([0, *self.lengths[:-1]])
         commits = np.flatnonzero(np.frombuffer(self.content, np.uint8)[starts + BODY] == ord("C"))
         count = int(commits[-1]) + 1 if len(commits) else len(self.lengths)
+        if count == len(self.lengths):
+            taken = Messages(self.content, self.lengths)
+            self.content, self.lengths = bytearray(), []
+            return taken
         end = int(starts[count - 1]) + self.lengths[count - 1]
         taken = Messages(self.content[:end], self.lengths[:count])
         self.content, self.lengths = self.content[end:], self.lengths[count:]
@@ -149,7 +153,7 @@ class Decoder:
         """Decode some messages.
 
         Args:
-            messages: What came, in its order.
+            messages: What came, in its order; the decoder's from now on.
             keys: Key columns by schema and table; default: those of the replica identity. An update that changes one
                 becomes the deletion of the old row and an update that brings the new one.
 
@@ -162,7 +166,8 @@ class Decoder:
         if not messages.lengths:
             return
         # a column's length is read whether or not there is one, so the last may reach over the end
-        buffer = np.frombuffer(bytes(messages.content) + bytes(8), np.uint8)
+        messages.content += bytes(8)
+        buffer = np.frombuffer(messages.content, np.uint8)
         lengths = np.array(messages.lengths, np.int64)
         starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
         kinds = buffer[starts + BODY]

@@ -20,7 +20,7 @@ from hubspoke.replication import Connection, connect
 from hubspoke.sources import SourceTable
 
 OLDEST_SERVER = 13
-CHUNK_BYTES = 16 << 20
+CHUNK_BYTES = 8 << 20
 
 COLUMNS = """
 select a.attname, a.attnum, a.atttypid::bigint, a.atttypmod, a.attndims,
