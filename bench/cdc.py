@@ -39,7 +39,7 @@ from hubspoke.project import Project
 BIN = Path(sys.executable).parent
 EVENTS = 1_000_000
 LARGE = 2_000_000
-LOGICAL = {"wal_level": "logical", "max_wal_size": "4GB", "fsync": "off"}
+LOGICAL = {"wal_level": "logical", "max_wal_senders": "10", "max_wal_size": "4GB", "fsync": "off"}
 
 TRANSACTIONS = """
 create table transactions (
@@ -377,7 +377,7 @@ class Soak:
             # one in five before it reads, the others amid its reading and writing
             if self.random.random() < 0.8:
                 self._await_reader(process)
-            time.sleep(self.random.uniform(0.0, 1.2))
+            time.sleep(self.random.uniform(0.0, 0.8))
             if process.poll() is not None:
                 said = (self.source.project.root / "stderr").read_text()[-3000:]
                 sys.exit(f"seed {self.seed}: the reader ended: {said}")
