@@ -11,6 +11,7 @@ Whatever is killed in between leaves the batch to be read again, whole.
 import json
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -320,7 +321,7 @@ class Follower:
     def _copy_table(self, followed: _Followed, shape: Shape, position: int, reader: psycopg.Connection) -> None:
         load = self._open(followed, shape, "whole")
         load.position = position
-        rows = self._database.copy(followed.table, shape, self.publication, reader, self._stay)
+        rows = self._database.copy(followed.table, shape, self.publication, reader)
         for chunk in rows:
             self._write(followed, load, chunk)
         if not load.parts:
@@ -329,10 +330,6 @@ class Follower:
         followed.shape, followed.since, followed.relation = shape, position, None
         followed.known = set(shape.types)
         followed.done.append(load)
-
-    def _stay(self) -> None:
-        if self._stream:
-            self._stream.stay()
 
     def _start(self, connection: psycopg.Connection) -> Stream:
         for attempt in range(ATTEMPTS):
@@ -346,32 +343,50 @@ class Follower:
         raise AssertionError
 
     def _land(self, once: bool, flush_s: float) -> None:
-        """Land the log, batch by batch."""
+        """Land the log, batch by batch: while a chunk is decoded and written, the next one is read."""
         assert self._stream is not None  # noqa: S101
         end = self._database.end_of_log() if once else 0
         flush_at = time.monotonic() + flush_s
+        with ThreadPoolExecutor(1) as worker:
+            work: Future[None] = worker.submit(lambda: None)
+            while True:
+                now = time.monotonic()
+                patience = now + 0.1 if once else max(flush_at, now + 0.1)
+                self._stream.read(self._messages, patience, CHUNK_BYTES, CHUNK_MESSAGES)
+                self._await(work)
+                is_more = self._messages.is_full(CHUNK_BYTES, CHUNK_MESSAGES)
+                taken = self._messages.take_transactions()
+                work = worker.submit(self._take, taken)
+                is_due = self._stream.is_asked or self._chunks >= BATCH_CHUNKS or time.monotonic() >= flush_at
+                if is_more and not is_due:
+                    continue
+                self._await(work)
+                position, as_of = self._decoder.position, self._decoder.committed_at
+                is_whole = not self._decoder.is_open
+                if is_whole and not self._messages.lengths and self._stream.idle_position > position:
+                    position, as_of = self._stream.idle_position, self._stream.idle_at
+                is_at_end = once and position >= end
+                if is_whole and (is_due or is_at_end) and position >= max(self._reach, self._position.position):
+                    if position > self._position.position:
+                        clock = datetime.fromtimestamp(as_of / 1e6, UTC)
+                        self._commit(Position(position=position, as_of=clock, state=self._position.state))
+                    self._stream.confirm(position)
+                    flush_at = time.monotonic() + flush_s
+                    if is_at_end:
+                        return
+                elif once and not taken.lengths:
+                    self._stream.confirm(self._position.position, ask=True)
+
+    def _await(self, work: "Future[None]") -> None:
+        """Wait until a chunk is written; a table may be copied meanwhile, so the server hears from here."""
         while True:
-            now = time.monotonic()
-            patience = now + 0.1 if once else max(flush_at, now + 0.1)
-            self._stream.read(self._messages, patience, CHUNK_BYTES, CHUNK_MESSAGES)
-            taken = self._messages.take_transactions()
-            self._take(taken)
-            position, as_of = self._decoder.position, self._decoder.committed_at
-            is_whole = not self._decoder.is_open
-            if is_whole and not self._messages.lengths and self._stream.idle_position > position:
-                position, as_of = self._stream.idle_position, self._stream.idle_at
-            is_at_end = once and position >= end
-            is_due = is_at_end or self._stream.is_asked or self._chunks >= BATCH_CHUNKS or time.monotonic() >= flush_at
-            if is_whole and is_due and position >= max(self._reach, self._position.position):
-                if position > self._position.position:
-                    clock = datetime.fromtimestamp(as_of / 1e6, UTC)
-                    self._commit(Position(position=position, as_of=clock, state=self._position.state))
-                self._stream.confirm(position)
-                flush_at = time.monotonic() + flush_s
-                if is_at_end:
-                    return
-            elif once and not taken.lengths:
-                self._stream.confirm(self._position.position, ask=True)
+            try:
+                return work.result(timeout=1)
+            except TimeoutError:
+                if work.done():
+                    raise
+                if self._stream:
+                    self._stream.stay()
 
     def _take(self, messages: Messages) -> None:
         """Decode some messages and write what they change."""
@@ -397,7 +412,6 @@ class Follower:
             if followed.changes is None:
                 followed.changes = self._open(followed, followed.shape, "changes")
             self._write(followed, followed.changes, rows)
-        self._stay()
 
     def _see(self, followed: _Followed, relation: Relation) -> None:
         """Take note that the log describes a table otherwise than before; copy it again if that says too little."""

@@ -92,6 +92,10 @@ class Messages:
     content: bytearray = field(default_factory=bytearray)
     lengths: list[int] = field(default_factory=list)
 
+    def is_full(self, byte_limit: int, count_limit: int) -> bool:
+        """Whether there are so many bytes or messages."""
+        return len(self.content) >= byte_limit or len(self.lengths) >= count_limit
+
     def take_transactions(self) -> "Messages":
         """Take out all messages up to the last end of a transaction; all there are if no transaction ends."""
         if not self.lengths:

@@ -1,7 +1,7 @@
 """A PostgreSQL database that is followed: whether it can be, what its tables look like, and a copy of one."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -342,9 +342,7 @@ class SourceDatabase:
             reader.execute(SQL("set transaction snapshot {}").format(Literal(snapshot)))
             yield reader
 
-    def copy(
-        self, table: SourceTable, shape: Shape, publication: str, reader: Connection, stay: Callable[[], None]
-    ) -> Iterator[pa.Table]:
+    def copy(self, table: SourceTable, shape: Shape, publication: str, reader: Connection) -> Iterator[pa.Table]:
         """Copy a table as a transaction sees it.
 
         Args:
@@ -352,7 +350,6 @@ class SourceDatabase:
             shape: What it looks like.
             publication: The publication; what its row filter leaves out is left out here.
             reader: The transaction.
-            stay: Called now and then.
 
         Returns:
             Its rows, some at a time, every value as text.
@@ -388,7 +385,6 @@ class SourceDatabase:
                     pa.csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
                     convert,
                 )
-                stay()
 
     def _published(self, publication: str, asked: Connection | None = None) -> list[dict[str, Any]]:
         # as JSON, since older servers have fewer columns
