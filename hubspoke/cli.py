@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from hubspoke.errors import HubspokeError
-from hubspoke.landing import LandingZone
 from hubspoke.manifest import Manifest
 from hubspoke.pages import write_page
 from hubspoke.project import Project
@@ -42,29 +41,124 @@ def cli() -> None:
 @cli.command()
 @click.argument("tables", nargs=-1, metavar="[SOURCE[.TABLE]]...")
 def ingest(tables: tuple[str, ...]) -> None:
-    """Land what the sources have; a file that has landed before adds nothing.
+    """Land what is new in the sources: files, databases, interfaces, change logs.
 
-    A source that is followed by its change log lands all of its tables up to the log's end now.
+    What has landed before adds nothing. Rows that cannot be read are kept beside the load, each with the reason.
     """
+    from hubspoke.exports import ingest as run
+
     project = Project.find()
-    chosen = _chosen(project, tables)
-    files = [table for table in chosen if table.ingest.mechanism == "export"]
+    chosen = [table for table in _chosen(project, tables) if table.is_landed]
+    exported = [table for table in chosen if table.ingest.mechanism != "cdc"]
     followed = dict.fromkeys(table.source for table in chosen if table.ingest.mechanism == "cdc")
-    console = Console()
+    console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        tasks = {table.name: progress.add_task(table.name, total=1.0) for table in files}
-        outcomes = LandingZone(project.landing).ingest(
-            files, lambda name, share: progress.update(tasks[name], completed=share)
-        )
+        tasks = {table.name: progress.add_task(table.name, total=1.0) for table in exported}
+        outcomes = run(project, exported, lambda name, share: progress.update(tasks[name], completed=share))
     for outcome in outcomes:
         state = "landed" if outcome.is_new else "unchanged since its last load"
-        click.echo(f"{outcome.name:<32} {outcome.rows:>12,} rows  {state}")
+        rejected = f", {outcome.rejected:,} rejected" if outcome.rejected else ""
+        click.echo(f"{outcome.name:<32} {outcome.rows:>12,} rows  {state}{rejected}")
     for source in followed:
         from hubspoke.cdc import catch_up
 
         for outcome in catch_up(project, source, _to_stderr):
             state = "landed" if outcome.is_new else "nothing changed"
             click.echo(f"{outcome.name:<32} {outcome.rows:>12,} rows or changes  {state}")
+
+
+@cli.group(cls=_InOrder)
+def sources() -> None:
+    """What is declared of the sources, and whether they are so."""
+
+
+@sources.command(name="check")
+@click.argument("names", nargs=-1, metavar="[SOURCE[.TABLE]]...")
+def sources_check(names: tuple[str, ...]) -> None:
+    """Check the YAML of all sources, and ask each source: does it answer, are its columns as declared?
+
+    Nothing is landed. Ends with 1 if one does not answer.
+    """
+    import tempfile
+
+    from hubspoke.probe import check as run
+
+    project = Project.find()
+    asked = [table for table in _chosen(project, names) if table.ingest.mechanism != "cdc"]
+    with tempfile.TemporaryDirectory(prefix="hubspoke-") as scratch:
+        findings = run(project, asked, Path(scratch))
+    for finding in findings:
+        state = "no answer" if not finding.is_reached else "differs" if finding.says else "as declared"
+        click.echo(f"{finding.table:<32} {state:<12} {finding.says}".rstrip())
+    away = sum(not finding.is_reached for finding in findings)
+    if away:
+        raise HubspokeError(f"{away} of {len(findings)} tables did not answer")
+
+
+@cli.group(cls=_InOrder)
+def new() -> None:
+    """Write the files of something new, in the project's style."""
+
+
+@new.command(name="source")
+@click.argument("source")
+@click.argument("table")
+@click.option("--owner", prompt="Who answers for this data", help="Team that answers for the data.")
+@click.option("--location", help="Folder of its files, or an address that fsspec knows.")
+@click.option("--file", help="The file that holds the table.")
+@click.option("--files", help="A pattern for several files, each of which adds rows.")
+@click.option("--delimiter", help="Of a text file; default: a comma.")
+@click.option("--connection", help="Name of the connection to a database.")
+@click.option("--relation", help="The table in the database; default: TABLE.")
+@click.option("--cursor", help="Column that rises with every new or changed row.")
+@click.option("--key", multiple=True, help="Column that tells rows apart; may be given more than once.")
+@click.option("--federated", is_flag=True, help="Leave it in the database and ask it there.")
+def new_source(
+    source: str,
+    table: str,
+    owner: str,
+    location: str | None,
+    file: str | None,
+    files: str | None,
+    delimiter: str | None,
+    connection: str | None,
+    relation: str | None,
+    cursor: str | None,
+    key: tuple[str, ...],
+    federated: bool,
+) -> None:
+    """Ask TABLE of a new SOURCE what it looks like, and write its YAML, a staging model and that one's YAML."""
+    from hubspoke.scaffold import new_source as write
+
+    if not location and not connection:
+        if click.prompt("Files or a database", type=click.Choice(["files", "database"])) == "files":
+            location = click.prompt("Folder of the files")
+        else:
+            connection = click.prompt("Name of the connection (HUBSPOKE_CONNECTION_<NAME>)")
+    if location and not file and not files:
+        file = click.prompt("The file in it", default=f"{table}.csv")
+    said = {"mechanism": "federated" if federated else "export", "location": location, "connection": connection}
+    meta = {
+        "file": file,
+        "files": files,
+        "load": "append" if files else None,
+        "csv": {"delimiter": delimiter} if delimiter else None,
+        "relation": relation,
+        "cursor": cursor,
+        "key": list(key) or None,
+    }
+    project = Project.find()
+    written = write(
+        project,
+        source,
+        table,
+        owner,
+        {name: value for name, value in said.items() if value},
+        {name: value for name, value in meta.items() if value},
+    )
+    for path in written:
+        click.echo(f"Wrote {path.relative_to(project.root)}")
+    click.echo(f"Describe its columns there; then: hubspoke ingest {source}")
 
 
 @cli.group(cls=_InOrder)

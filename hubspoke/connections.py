@@ -1,18 +1,106 @@
-"""Addresses of databases that are read: from the environment, never from a file of the project.
+"""Addresses of databases and interfaces that are read: from the environment, never from a file of the project.
 
-    HUBSPOKE_CONNECTION_<NAME>    an address, for example postgresql://reader@db.example.com/shop, with or without a
-                                  password
-    <warehouse>/secrets/<name>    the password, if it is not there: one line, readable by its owner alone
+    HUBSPOKE_CONNECTION_<NAME>       an address, for example postgresql://reader@db.example.com/shop,
+                                     mysql://reader@db.example.com/shop, sqlite:///data/shop.db or
+                                     https://api.example.com/v2; it may hold the password
+    <warehouse>/secrets/<name>       the password, if it is not there: one line, readable by its owner alone
 
-An address may hold a secret, so it is never printed.
+An address may hold a secret, so it is never printed. A database is attached with a secret that DuckDB keeps in memory.
 """
 
+import importlib
 import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
 
+import duckdb
 from psycopg.conninfo import conninfo_to_dict
 
 from hubspoke.errors import HubspokeError
 from hubspoke.project import Project
+from hubspoke.sql import identifier, quoted
+
+KINDS = {
+    "postgresql": "postgres",
+    "postgres": "postgres",
+    "mysql": "mysql",
+    "mariadb": "mysql",
+    "sqlite": "sqlite",
+    "http": "rest",
+    "https": "rest",
+}
+EXAMPLES = "postgresql://reader@db.example.com/shop, mysql://…, sqlite:///data/shop.db or https://api.example.com/v2"
+SCHEMAS = {"postgres": "public", "sqlite": "main"}
+"""Where a table is whose relation names no schema; in MySQL it is the address's database."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a source is.
+
+    Attributes:
+        name: The connection's name.
+        kind: ``postgres``, ``mysql``, ``sqlite`` or ``rest``.
+        url: Of a REST interface: its address without user and password. Of SQLite: the file.
+        parameters: Of a server: host, port, user, password and dbname. Of REST: user and password.
+    """
+
+    name: str
+    kind: str
+    url: str = ""
+    parameters: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def scrub(self, text: object) -> str:
+        """Return a message without the password, and only its first line."""
+        line = str(text).splitlines()[0] if str(text) else ""
+        secret = self.parameters.get("password")
+        return line.replace(secret, "***") if secret else line
+
+
+def address(project: Project, name: str) -> Address:
+    """Return what a connection's name stands for.
+
+    Raises:
+        HubspokeError: It has no address, or one of no known kind.
+    """
+    variable = f"HUBSPOKE_CONNECTION_{name.upper()}"
+    given = os.environ.get(variable)
+    if not given:
+        raise HubspokeError(
+            f"connection {name} has no address. Set {variable}, for example to {EXAMPLES}; "
+            f"its password may stand in {project.warehouse / 'secrets' / name} instead"
+        )
+    try:
+        parts = urlsplit(given)
+        kind = KINDS.get(parts.scheme, "postgres" if re.search(r"\b(host|dbname|service)\s*=", given) else "")
+        if kind == "sqlite":
+            path = unquote(parts.netloc + parts.path)
+            return Address(name, kind, str(project.root / (path[1:] if path.startswith("/") else path)))
+        parameters = {
+            key: value
+            for key, value in {
+                "host": parts.hostname,
+                "port": str(parts.port) if parts.port else None,
+                "user": unquote(parts.username) if parts.username else None,
+                "password": unquote(parts.password) if parts.password else None,
+                "dbname": unquote(parts.path.strip("/")),
+            }.items()
+            if value
+        }
+        if kind == "postgres":
+            parameters = {key: str(value) for key, value in conninfo_to_dict(given).items()}
+    except Exception:
+        kind = ""
+    if not kind:
+        raise HubspokeError(f"{variable} is no address that is known. It looks like {EXAMPLES}") from None
+    file = project.warehouse / "secrets" / name
+    if "password" not in parameters and file.is_file():
+        parameters["password"] = file.read_text().strip()
+    host = parts.netloc.rpartition("@")[2]
+    url = urlunsplit((parts.scheme, host, parts.path, parts.query, "")) if kind == "rest" else ""
+    return Address(name, kind, url, parameters)
 
 
 def postgres_parameters(project: Project, name: str) -> dict[str, str]:
@@ -25,21 +113,59 @@ def postgres_parameters(project: Project, name: str) -> dict[str, str]:
     Raises:
         HubspokeError: Its address is not set, or is none.
     """
-    variable = f"HUBSPOKE_CONNECTION_{name.upper()}"
-    address = os.environ.get(variable)
-    if not address:
+    found = address(project, name)
+    if found.kind != "postgres":
         raise HubspokeError(
-            f"connection {name} has no address. Set {variable}, for example to "
-            "postgresql://reader@db.example.com/shop; "
-            f"its password may stand in {project.warehouse / 'secrets' / name} instead"
+            f"HUBSPOKE_CONNECTION_{name.upper()} is not an address of PostgreSQL. It looks like "
+            "postgresql://reader@db.example.com/shop"
         )
+    return found.parameters
+
+
+def attach(connection: duckdb.DuckDBPyConnection, source: Address, alias: str) -> None:
+    """Attach a database, read-only, under a name; what is attached under it already is replaced.
+
+    Raises:
+        HubspokeError: It cannot be reached, or is no database.
+    """
+    name = identifier(alias)
+    scanner = f"{source.kind}_scanner"
+    connection.execute(f"load '{quoted(_extension(scanner))}'")
+    connection.execute(f"detach database if exists {name}")
     try:
-        parameters = {key: str(value) for key, value in conninfo_to_dict(address).items()}
-    except Exception:
-        raise HubspokeError(
-            f"{variable} is not an address of PostgreSQL. It looks like postgresql://reader@db.example.com/shop"
-        ) from None
-    file = project.warehouse / "secrets" / name
-    if "password" not in parameters and file.is_file():
-        parameters["password"] = file.read_text().strip()
-    return parameters
+        if source.kind == "sqlite":
+            if not Path(source.url).is_file():
+                raise HubspokeError(f"connection {source.name}: there is no file {source.url}")
+            connection.execute(f"attach '{quoted(source.url)}' as {name} (type sqlite, read_only)")
+            return
+        words = {"dbname": "database"}
+        given = {words.get(key, key): value for key, value in source.parameters.items()}
+        known = {key: given.pop(key) for key in ("host", "port", "user", "password", "database") if key in given}
+        settings = "".join(f", {key} '{quoted(value)}'" for key, value in known.items())
+        secret = identifier(f"connection_{alias}")
+        connection.execute(f"create or replace temporary secret {secret} (type {source.kind}{settings})")
+        # whatever else an address says is no secret: sslmode, connect_timeout
+        rest = {"connect_timeout": "10"} | given if source.kind == "postgres" else given
+        further = " ".join(f"{key}={_libpq(value)}" for key, value in rest.items())
+        connection.execute(f"attach '{quoted(further)}' as {name} (type {source.kind}, secret {secret}, read_only)")
+    except duckdb.Error as error:
+        raise HubspokeError(f"connection {source.name} cannot be reached ({source.scrub(error)})") from None
+
+
+def _libpq(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _extension(name: str) -> Path:
+    """Return the file of a DuckDB extension, in the package that brings it: nothing is downloaded or installed."""
+    package = Path(str(importlib.import_module(f"duckdb_extension_{name}").__file__)).parent
+    [file] = package.glob(f"extensions/v{duckdb.__version__}/{name}.duckdb_extension")
+    return file
+
+
+def relation(source: Address, alias: str, name: str) -> str:
+    """Return what DuckDB calls a table of an attached database."""
+    schema, _, table = name.rpartition(".")
+    schema = schema or SCHEMAS.get(source.kind, "") or source.parameters.get("dbname", "")
+    return f"{identifier(alias)}.{identifier(schema)}.{identifier(table)}"

@@ -14,6 +14,7 @@ from dbt.adapters.duckdb.plugins import BasePlugin
 
 from hubspoke.changelog import table_views
 from hubspoke.errors import HubspokeError
+from hubspoke.federated import federated_views
 from hubspoke.landing import LandingZone
 from hubspoke.project import Project
 from hubspoke.release import ReleaseStore, release_run
@@ -38,6 +39,13 @@ class Plugin(BasePlugin):
         def landed() -> str:
             return json.dumps(landed_files(self.project))
 
+        def federated(names: str) -> str:
+            try:
+                with conn.cursor() as cursor:
+                    return json.dumps({"views": federated_views(self.project, cursor, json.loads(names))})
+            except HubspokeError as error:
+                return json.dumps({"error": str(error)})
+
         def release(run_id: str, variables: str) -> str:
             try:
                 with conn.cursor() as cursor:
@@ -54,6 +62,7 @@ class Plugin(BasePlugin):
 
         conn.create_function("hubspoke_fault", fault, ["VARCHAR", "VARCHAR"], "VARCHAR", side_effects=True)
         conn.create_function("hubspoke_released", released, ["VARCHAR"], "VARCHAR", side_effects=True)
+        conn.create_function("hubspoke_federated", federated, ["VARCHAR"], "VARCHAR", side_effects=True)
         conn.create_function("hubspoke_landed", landed, [], "VARCHAR", side_effects=True)
         conn.create_function("hubspoke_release", release, ["VARCHAR", "VARCHAR"], "VARCHAR", side_effects=True)
 

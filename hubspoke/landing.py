@@ -8,25 +8,19 @@ A source that is followed by its own log has a file ``<source>/position.json``: 
 Loads that lie further are not there yet. So loads of many tables become visible at once, by the rename of one file.
 """
 
-import hashlib
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import duckdb
 from pydantic import BaseModel
 
-from hubspoke.errors import HubspokeError
 from hubspoke.files import UNFINISHED, commit_folder, discard_folder, exclusive, write_whole
-from hubspoke.sources import SourceTable
-from hubspoke.sql import quoted
 
-Progress = Callable[[str, float], None]
-"""Called with a table's name and its share done, 0 to 1."""
+REJECTS = "rejects.parquet"
+"""Beside a load's data: the rows of the source that could not be landed, each with what is wrong with it."""
 
 
 class Load(BaseModel):
@@ -43,6 +37,8 @@ class Load(BaseModel):
         key: Columns that tell rows apart; empty: nothing does, and changes are inserts only.
         unchanged: Columns of which some changes do not say the value, as it is the one from before.
         position: Where the load ends in the source's log, if it came from one.
+        rows_in: Rows that the source had, where they were counted: those landed and those rejected.
+        rejected: Rows that could not be landed; they are in ``rejects.parquet`` with the reason.
         state: What the mechanism that made it has to remember.
     """
 
@@ -56,6 +52,8 @@ class Load(BaseModel):
     key: list[str] = []
     unchanged: list[str] = []
     position: int | None = None
+    rows_in: int | None = None
+    rejected: int = 0
     state: dict[str, Any] = {}
 
     @property
@@ -104,11 +102,13 @@ class Outcome:
         name: ``<source>.<table>``.
         rows: Rows of the load that is current now.
         is_new: Whether this run landed it; False if it had landed before.
+        rejected: Rows that this run could not land.
     """
 
     name: str
     rows: int
     is_new: bool
+    rejected: int = 0
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,8 @@ class LandingZone:
 
     def files(self, source: str, table: str, load: Load) -> list[Path]:
         """List the Parquet files of a load."""
-        return sorted((self.root / source / table / load.load_id).glob("*.parquet"))
+        folder = self.root / source / table / load.load_id
+        return sorted(path for path in folder.glob("*.parquet") if path.name != REJECTS)
 
     def data(self, source: str, table: str, load: Load) -> Path:
         """Return the Parquet file of a load that has one."""
@@ -235,104 +236,3 @@ class LandingZone:
             (draft.folder / "commit.json").write_text(load.model_dump_json(indent=2) + "\n")
             commit_folder(draft.folder, draft.folder.with_name(load.load_id))
         write_whole(self.root / source / "position.json", position.model_dump_json(indent=2) + "\n")
-
-    def ingest(self, tables: list[SourceTable], progress: Progress = lambda name, share: None) -> list[Outcome]:
-        """Land every table whose file changed since its last load; if any file is bad, none.
-
-        Each load becomes visible whole. A kill while several do can leave the later ones out; run it again.
-
-        Args:
-            tables: What to land.
-            progress: Told how far each table is.
-
-        Returns:
-            One outcome per table, in their order.
-
-        Raises:
-            HubspokeError: A file is missing or cannot be read to its end, or another ingestion is running; the zone is
-                as it was.
-        """
-        with ExitStack() as locks:
-            for source in sorted({table.source for table in tables}):
-                locks.enter_context(exclusive(self.root / source, "ingesting"))
-            outcomes, staged = [], []
-            for table in tables:
-                fingerprint = _fingerprint(table)
-                current = self.current(table.source, table.table)
-                if current and current.fingerprint == fingerprint:
-                    outcomes.append(Outcome(table.name, current.rows, is_new=False))
-                    progress(table.name, 1.0)
-                    continue
-                load_id = f"{self.next_sequence(table.source, table.table):06d}-{fingerprint[:12]}"
-                final = self.root / table.source / table.table / load_id
-                unfinished = final.with_name(load_id + UNFINISHED)
-                load = _write(table, unfinished, load_id, fingerprint, progress)
-                staged.append((unfinished, final))
-                outcomes.append(Outcome(table.name, load.rows, is_new=True))
-            for unfinished, final in staged:
-                commit_folder(unfinished, final)
-            return outcomes
-
-
-def _fingerprint(table: SourceTable) -> str:
-    try:
-        with table.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise HubspokeError(
-            f"{table.name}: cannot read {table.path}: {error.strerror} (named in {table.declared_in})"
-        ) from None
-
-
-def _write(table: SourceTable, folder: Path, load_id: str, fingerprint: str, progress: Progress) -> Load:
-    folder.mkdir(parents=True)
-    loaded_at = datetime.now(UTC).replace(microsecond=0)
-    data = folder / "data.parquet"
-    query = f"""
-        copy (
-            select *, '{load_id}' as _load_id, timestamp '{loaded_at:%Y-%m-%d %H:%M:%S}' as _loaded_at
-            from read_parquet('{quoted(table.path)}')
-        ) to '{quoted(data)}' (format parquet)
-    """
-    with duckdb.connect() as connection:
-        connection.execute("set preserve_insertion_order = false")
-        try:
-            rows = int(_watched(connection, query, lambda share: progress(table.name, share)))
-        except duckdb.Error as error:
-            reason = str(error).splitlines()[0]
-            if str(folder) in reason or "No space left" in reason:
-                raise HubspokeError(
-                    f"{table.name}: cannot write to {folder.parent} ({reason}). Nothing was landed."
-                ) from None
-            raise HubspokeError(
-                f"{table.name}: {table.path} cannot be read as Parquet ({reason}). Nothing was landed; "
-                "fetch the file again and run: hubspoke ingest"
-            ) from None
-    if _fingerprint(table) != fingerprint:
-        raise HubspokeError(
-            f"{table.name}: {table.path} changed while it was read. Nothing was landed; run again when it is complete: "
-            "hubspoke ingest"
-        )
-    load = Load(load_id=load_id, loaded_at=loaded_at, rows=rows, fingerprint=fingerprint, file=table.path.name)
-    (folder / "commit.json").write_text(load.model_dump_json(indent=2) + "\n")
-    progress(table.name, 1.0)
-    return load
-
-
-def _watched(connection: duckdb.DuckDBPyConnection, query: str, progress: Callable[[float], None]) -> int:
-    """Run a COPY and report its share done five times a second; returns the rows it wrote."""
-    connection.execute("set enable_progress_bar = true; set enable_progress_bar_print = false")
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.2):
-            progress(max(connection.query_progress(), 0.0) / 100)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        row = connection.execute(query).fetchone()
-    finally:
-        done.set()
-        watcher.join()
-    return int(row[0]) if row else 0

@@ -1,74 +1,239 @@
 """What is to be ingested: the ``meta`` of dbt's own source files, read and checked."""
 
+import difflib
 import importlib.util
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from hubspoke.errors import HubspokeError
 
 PACKAGE = "package:"
+FORMATS = ("csv", "json", "jsonl", "parquet", "xlsx")
+FREQUENCIES = {"hourly": 1, "daily": 24, "weekly": 7 * 24, "monthly": 31 * 24, "yearly": 366 * 24}
+"""What a table's ``frequency`` may say, and the hours after which its newest load is late."""
+
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
-class Ingest(BaseModel):
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Csv(_Strict):
+    """How a text file is written; nothing is guessed.
+
+    Attributes:
+        delimiter: What stands between values.
+        quote: What stands around a value that holds a delimiter or a line's end.
+        escape: What stands before a quote that belongs to the value.
+        header: Whether the first line holds the names.
+        encoding: Any that Python knows.
+        missing: How an empty value is written; an empty text always is one.
+        skip: Lines before the header.
+    """
+
+    delimiter: str = Field(",", min_length=1, max_length=1)
+    quote: str = Field('"', min_length=1, max_length=1)
+    escape: str = Field('"', min_length=1, max_length=1)
+    header: bool = True
+    encoding: str = "utf-8"
+    missing: str = ""
+    skip: int = Field(0, ge=0)
+
+
+class Pages(_Strict):
+    """How the rows of an interface are divided into pages.
+
+    Attributes:
+        by: ``page``: a page's number; ``offset``: a row's number; ``cursor``: a text that the page before tells;
+            ``link``: the page before holds the next one's address; ``header``: its Link header does; ``none``: one page.
+        parameter: For the first three: name of the parameter that asks for a page.
+        size: Rows of a page.
+        size_parameter: Name of the parameter that asks for so many.
+        next: For ``cursor`` and ``link``: where in the page before the text or address is, for example ``meta.next``.
+        first: For ``page``: the first page's number.
+    """
+
+    by: Literal["none", "page", "offset", "cursor", "link", "header"] = "none"
+    parameter: str = ""
+    size: int | None = Field(None, ge=1)
+    size_parameter: str = ""
+    next: str = ""
+    first: int = 1
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> "Pages":
+        if self.by in ("page", "offset", "cursor") and not self.parameter:
+            raise PydanticCustomError("incomplete", f"parameter: needed where pages are by {self.by}")
+        if self.by in ("cursor", "link") and not self.next:
+            raise PydanticCustomError("incomplete", f"next: needed where pages are by {self.by}")
+        if self.by == "offset" and not self.size:
+            raise PydanticCustomError("incomplete", "size: needed where pages are by offset")
+        return self
+
+
+class Rest(_Strict):
+    """What to ask a REST interface for.
+
+    Attributes:
+        path: Below the connection's address.
+        parameters: Sent with each request.
+        records: Where in an answer the rows are, for example ``data.items``; default: the answer is a list of them.
+        pages: How they are divided.
+        since: Name of the parameter that asks for rows whose cursor is at least a value.
+    """
+
+    path: str
+    parameters: dict[str, str | int | bool] = {}
+    records: str = "$"
+    pages: Pages = Pages()
+    since: str = ""
+
+
+class Ingest(_Strict):
     """How a source's data is fetched (``config.meta.ingest`` of a source).
 
     Attributes:
-        mechanism: ``export``: the source leaves whole files; each table names its own. ``cdc``: the source is a
-            PostgreSQL database, of which a whole copy and then the change log is landed.
-        location: For ``export``: folder of those files, absolute or from the project's root, or
-            ``package:<module>/<folder>`` for files that an installed Python package ships.
-        connection: For ``cdc``: name of the database's address (``hubspoke/connections.py``).
+        mechanism: ``export``: files, a SQL database or a REST interface, read whole or by what is new. ``federated``: a
+            SQL database that is asked in place, by the build. ``cdc``: the change log of a PostgreSQL database.
+        location: Folder of the files, absolute or from the project's root; ``package:<module>/<folder>`` for files that
+            an installed Python package ships; or an address that fsspec knows (``https://…``, ``s3://…``).
+        connection: Name of the address of a database or REST interface (``hubspoke/connections.py``).
+        auth: For REST: how the secret is sent.
+        auth_name: For ``auth: key``: the header that carries it.
+        requests_per_second: For REST: at most so many.
+        schedule: When to ingest, as cron writes it.
+        on_schema_change: What happens to columns that are not as declared. ``evolve``: they land, what is missing is
+            null. ``freeze``: nothing lands. ``quarantine``: rows that have them are rejected.
+        max_rejected: More rejected rows than this, and nothing lands.
+        max_rejected_share: A larger share of rejected rows than this, and nothing lands.
+        pin: For ``federated``: land a copy instead.
         publication: For ``cdc``: PostgreSQL's publication of the tables; default: ``hubspoke_<source>``.
         slot: For ``cdc``: the replication slot to make and follow; default: ``hubspoke_<source>``.
         retained_wal_limit: For ``cdc``: ``hubspoke cdc status`` is alarmed once the database keeps more of its log for
             this source, for example ``500MB``.
     """
 
-    model_config = ConfigDict(extra="forbid")
-    mechanism: Literal["export", "cdc"]
+    mechanism: Literal["export", "federated", "cdc"]
     location: str | None = None
-    connection: str | None = None
+    connection: str | None = Field(None, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
+    auth: Literal["none", "bearer", "basic", "key"] = "none"
+    auth_name: str = "X-API-Key"
+    requests_per_second: float | None = Field(None, gt=0)
+    schedule: str | None = None
+    on_schema_change: Literal["evolve", "freeze", "quarantine"] = "evolve"
+    max_rejected: int | None = Field(None, ge=0)
+    max_rejected_share: float | None = Field(None, ge=0, le=1)
+    pin: bool = False
     publication: str | None = None
     slot: str | None = None
     retained_wal_limit: ByteSize = ByteSize(10_000_000_000)
 
     @model_validator(mode="after")
     def _is_complete(self) -> "Ingest":
-        needed = {"export": "location", "cdc": "connection"}[self.mechanism]
-        if not getattr(self, needed):
-            raise PydanticCustomError("incomplete", f"{needed}: Field required for mechanism {self.mechanism}")
+        if self.mechanism == "export" and self.location is None and self.connection is None:
+            raise PydanticCustomError(
+                "incomplete", "mechanism export: needs location (files) or connection (a database or REST)"
+            )
+        if self.mechanism != "export" and not self.connection:
+            raise PydanticCustomError("incomplete", f"mechanism {self.mechanism}: needs connection")
+        if self.schedule is not None and len(self.schedule.split()) != 5:
+            raise PydanticCustomError(
+                "schedule", "schedule: five fields as cron writes them, for example '0 5 * * *' for daily at 05:00"
+            )
         return self
 
 
-class SourceTable(BaseModel):
-    """One table of a source, ready to be ingested.
+class SourceTable(_Strict):
+    """One table of a source, ready to be ingested; what is said of it in ``config.meta`` is marked (meta).
 
     Attributes:
         source: dbt source, for example ``pos``.
         table: dbt source table, for example ``transactions``.
-        path: The file that holds it now; none where the mechanism has no files.
         declared_in: YAML file that says so.
+        path: Of a table that one file on this machine holds: that file.
+        folder: Where its files are, on this machine or as fsspec writes it.
         ingest: How its source is ingested.
-        relation: For ``cdc``: the table in the database, ``<schema>.<table>``; default: its name here, in ``public``.
-        key: For ``cdc``: columns that tell its rows apart, where the database declares none.
+        columns: Its declared columns and their types, without those that begin with ``_``.
+        file: (meta) The one file that holds it.
+        files: (meta) A pattern for several, for example ``orders-*.csv``.
+        load: (meta) ``whole``: the files of now are the table. ``append``: each file adds rows to it.
+        format: (meta) Default: by the file's ending.
+        csv: (meta) How text files are written.
+        sheet: (meta) Of a workbook; default: the first.
+        relation: (meta) The table in the database; default: its name here, for ``cdc`` in ``public``.
+        key: (meta) Columns that tell its rows apart.
+        cursor: (meta) Column that rises with every new or changed row: only those rows are read.
+        lookback: (meta) Rows are read again from so far before the highest cursor, for those that come late: a number,
+            or an interval such as ``1 day``.
+        rest: (meta) What to ask a REST interface for.
+        frequency: (meta) How often something new is to be expected.
+        retries: (meta) How often a REST request is tried.
     """
 
     source: str
     table: str
-    path: Path = Path()
     declared_in: Path
+    path: Path = Path()
+    folder: str = ""
     ingest: Ingest = Ingest(mechanism="export", location=".")
+    columns: dict[str, str] = {}
+    file: str = ""
+    files: str = ""
+    load: Literal["whole", "append"] = "whole"
+    format: Literal["csv", "json", "jsonl", "parquet", "xlsx"] | None = None
+    csv: Csv = Csv()
+    sheet: str | None = None
     relation: str = ""
-    key: tuple[str, ...] = ()
+    key: Names = ()
+    cursor: str = ""
+    lookback: str | int | float | None = None
+    rest: Rest | None = None
+    frequency: Literal["hourly", "daily", "weekly", "monthly", "yearly"] | None = None
+    retries: int = Field(5, ge=1)
 
     @property
     def name(self) -> str:
         """Name of the table as a user writes it: ``<source>.<table>``."""
         return f"{self.source}.{self.table}"
+
+    @property
+    def has_files(self) -> bool:
+        """Whether files hold it; a ``location`` may stay in the YAML while another mechanism is tried."""
+        return self.ingest.mechanism == "export" and self.ingest.location is not None
+
+    @property
+    def is_landed(self) -> bool:
+        """Whether it is copied into the landing zone; a federated source stays where it is."""
+        return self.ingest.mechanism != "federated" or self.ingest.pin
+
+    @property
+    def is_incremental(self) -> bool:
+        """Whether its later loads may hold changes only."""
+        return bool(self.cursor) or self.load == "append"
+
+
+_ABOUT = {"owner", "class"}
+"""What else may be said in the ``meta`` of a table; it is not about ingestion."""
+_SAID = (
+    "file",
+    "files",
+    "load",
+    "format",
+    "csv",
+    "sheet",
+    "relation",
+    "key",
+    "cursor",
+    "lookback",
+    "rest",
+    "frequency",
+)
+_SAID = (*_SAID, "retries")
 
 
 def read_sources(root: Path) -> list[SourceTable]:
@@ -78,57 +243,188 @@ def read_sources(root: Path) -> list[SourceTable]:
         root: The project's folder.
 
     Raises:
-        HubspokeError: A source file is not YAML, or its ``meta`` is not what ingestion understands.
+        HubspokeError: A source file is not YAML, or its ``meta`` is not what ingestion understands: every mistake with
+            its file and line.
     """
     tables: list[SourceTable] = []
+    faults: list[str] = []
     for path in sorted((root / "models").rglob("*__sources.yml")):
-        where = path.relative_to(root)
+        file = _File(path, path.relative_to(root))
+        for place, source in enumerate(file.content.get("sources") or []):
+            if _meta(source).get("ingest") is not None:
+                tables += _read_source(root, file, place, source)
+        faults += file.faults
+    if faults:
+        raise HubspokeError("\n".join(faults))
+    return tables
+
+
+class _File:
+    """A source file: what it says, and on which line."""
+
+    def __init__(self, path: Path, where: Path) -> None:
+        self.where = where
+        self.faults: list[str] = []
+        text = path.read_text()
         try:
-            content = yaml.safe_load(path.read_text()) or {}
+            self.content: dict[str, Any] = yaml.safe_load(text) or {}
+            self._tree = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.YAMLError as error:
             raise HubspokeError(f"{where}: not valid YAML: {error}") from None
-        for source in content.get("sources", []):
-            ingest = _meta(source).get("ingest")
-            if ingest is not None:
-                tables += _read_source(root, where, source, ingest)
-    return tables
+
+    def line(self, *place: str | int) -> int:
+        """Return the line of what lies at a place, or of the nearest thing around it."""
+        node, line = self._tree, 1
+        for step in place:
+            if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+                node = node.value[step]
+                line = node.start_mark.line + 1
+            elif isinstance(node, yaml.MappingNode):
+                found = [(key, value) for key, value in node.value if key.value == str(step)]
+                if not found:
+                    break
+                key, node = found[0]
+                line = key.start_mark.line + 1
+            else:
+                break
+        return line
+
+    def fault(self, place: tuple[str | int, ...], text: str) -> None:
+        """Note a mistake."""
+        self.faults.append(f"{self.where}:{self.line(*place)}: {text}")
+
+    def faults_of(self, error: ValidationError, place: tuple[str | int, ...], about: str, model: type) -> None:
+        """Note what a model does not accept."""
+        for fault in error.errors():
+            where = fault["loc"]
+            said = ".".join(map(str, where))
+            self.fault((*place, *where), f"{about}: {said + ': ' if said else ''}{_said(fault, model)}")
 
 
-def _read_source(root: Path, where: Path, source: dict[str, Any], meta: dict[str, Any]) -> list[SourceTable]:
+def _said(fault: Any, model: type[BaseModel]) -> str:
+    """Say what is wrong with a value, and what would be right."""
+    kind, given = fault["type"], fault["input"]
+    if kind == "extra_forbidden":
+        inner: Any = model
+        for step in fault["loc"][:-1]:
+            inner = {"csv": Csv, "rest": Rest, "pages": Pages}.get(str(step), inner)
+        known = [name for name in inner.model_fields if inner is not SourceTable or name in _SAID or name in _ABOUT]
+        return _nearest(f"there is no such setting; there are {', '.join(known)}", fault["loc"][-1], known)
+    if kind == "literal_error":
+        allowed = [word.strip("'") for word in fault["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+        return _nearest(f"{given} is not one of {', '.join(allowed)}", given, allowed)
+    if kind == "missing":
+        return "is missing"
+    return str(fault["msg"])
+
+
+def _nearest(text: str, given: object, known: list[str]) -> str:
+    near = difflib.get_close_matches(str(given), known, n=1, cutoff=0.5)
+    return f"{text}. Do you mean {near[0]}?" if near else text
+
+
+def _read_source(root: Path, file: _File, place: int, source: dict[str, Any]) -> list[SourceTable]:
+    at = ("sources", place)
+    name = str(source.get("name"))
     try:
-        ingest = Ingest.model_validate(meta)
-        location = _resolve(root, ingest.location) if ingest.mechanism == "export" and ingest.location else Path()
+        ingest = Ingest.model_validate(_meta(source)["ingest"])
+        folder = resolve(root, ingest.location) if ingest.location is not None else ""
     except ValidationError as error:
-        faults = "; ".join(": ".join([*map(str, fault["loc"]), fault["msg"]]) for fault in error.errors())
-        raise HubspokeError(f"{where}: source {source['name']}: meta.ingest: {faults}") from None
+        file.faults_of(error, (*at, "config", "meta", "ingest"), f"source {name}: meta.ingest", Ingest)
+        return []
     except HubspokeError as error:
-        raise HubspokeError(f"{where}: source {source['name']}: {error}") from None
+        file.fault((*at, "config", "meta", "ingest", "location"), f"source {name}: {error}")
+        return []
     tables = []
-    for table in source.get("tables", []):
-        meta = _meta(table)
-        known = {"source": source["name"], "table": table["name"], "declared_in": where, "ingest": ingest}
+    for number, table in enumerate(source.get("tables") or []):
+        here = (*at, "tables", number)
+        about = f"source {name}, table {table.get('name')}"
+        said = {key: value for key, value in _meta(table).items() if key not in _ABOUT}
+        before = len(file.faults)
+        for key in said:
+            if key not in _SAID:
+                text = f"there is no such setting; there are {', '.join(_SAID)}"
+                file.fault((*here, "config", "meta", key), f"{about}: meta.{key}: {_nearest(text, key, list(_SAID))}")
+        columns = {
+            str(column["name"]): str(column.get("data_type") or "varchar")
+            for column in table.get("columns") or []
+            if not str(column["name"]).startswith("_")
+        }
         if ingest.mechanism == "cdc":
-            relation = meta.get("relation") or f"public.{table['name']}"
-            tables.append(SourceTable(**known, relation=relation, key=tuple(meta.get("key") or ())))
-        elif meta.get("file"):
-            tables.append(SourceTable(**known, path=location / meta["file"]))
-        else:
-            raise HubspokeError(
-                f"{where}: source {source['name']}, table {table['name']}: say which file it is: "
-                f"config: {{ meta: {{ file: {table['name']}.parquet }} }}"
+            said.setdefault("relation", f"public.{table['name']}")
+        try:
+            read = SourceTable(
+                source=name,
+                table=str(table["name"]),
+                declared_in=file.where,
+                ingest=ingest,
+                folder=folder,
+                columns=columns,
+                **{key: value for key, value in said.items() if key in _SAID},
+                path=Path(folder) / str(said["file"]) if said.get("file") and "://" not in folder else Path(),
             )
+        except ValidationError as error:
+            file.faults_of(error, (*here, "config", "meta"), f"{about}: meta", SourceTable)
+            continue
+        for text in _contradictions(read):
+            file.fault((*here, "config", "meta") if _meta(table) else here, f"{about}: {text}")
+        for word in [*read.key, read.cursor]:
+            if word and columns and word not in columns:
+                text = _nearest(f"{word} is none of its columns", word, list(columns))
+                file.fault((*here, "config", "meta", "cursor" if word == read.cursor else "key"), f"{about}: {text}")
+        if len(file.faults) == before:
+            tables.append(read)
     return tables
+
+
+def _contradictions(table: SourceTable) -> list[str]:
+    found = []
+    if table.ingest.mechanism == "cdc":
+        return []
+    if table.has_files:
+        if bool(table.file) == bool(table.files):
+            found.append(
+                f"say which file it is: config: {{ meta: {{ file: {table.table}.parquet }} }}, "
+                f"or for several: {{ files: {table.table}-*.csv }}"
+            )
+        elif not table.format and file_format(table.file or table.files) is None:
+            found.append(f"its file's ending says no format; say format: one of {', '.join(FORMATS)}")
+        if table.load == "append" and table.file:
+            found.append("load: append is for several files: say files, a pattern")
+    elif (table.file or table.files) and table.ingest.location is None:
+        found.append("file and files are for a source with a location; this one has a connection")
+    if table.cursor and table.has_files:
+        found.append("cursor is for a database or REST; of files, say load: append")
+    if table.lookback is not None and not table.cursor:
+        found.append("lookback needs a cursor")
+    return found
+
+
+def file_format(name: str) -> str | None:
+    """Return the format that a file's name tells, whatever it is packed with; None if it tells none."""
+    parts = name.lower().rsplit("/", 1)[-1].split(".")
+    while len(parts) > 1 and parts[-1] in ("gz", "zip"):
+        parts.pop()
+    ending = {"ndjson": "jsonl", "tsv": "csv", "txt": "csv"}.get(parts[-1], parts[-1]) if len(parts) > 1 else ""
+    return ending if ending in FORMATS else None
 
 
 def _meta(entry: dict[str, Any]) -> dict[str, Any]:
     return dict((entry.get("config") or {}).get("meta") or {})
 
 
-def _resolve(root: Path, location: str) -> Path:
+def resolve(root: Path, location: str) -> str:
+    """Return the folder that a source's ``location`` names: a path on this machine, or an address for fsspec.
+
+    Raises:
+        HubspokeError: It names a Python package that is not installed.
+    """
+    if "://" in location:
+        return location.rstrip("/")
     if not location.startswith(PACKAGE):
-        return (root / location).resolve()
+        return str((root / location).resolve())
     module, _, folder = location.removeprefix(PACKAGE).partition("/")
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise HubspokeError(f"location {location}: the Python package {module} is not installed. Run: make install")
-    return Path(spec.origin).parent / folder
+    return str(Path(spec.origin).parent / folder)

@@ -5,21 +5,41 @@
     {%- if execute and flags.WHICH not in ['compile', 'generate'] -%}
         {%- do _create_run_log() -%}
         {%- set landed = fromjson(run_query('select hubspoke_landed()').columns[0].values()[0]) -%}
-        {%- set missing = [] -%}
+        {%- set missing, in_place = [], [] -%}
         {%- for source in graph.sources.values() if source.config.meta.get('file') or source.config.meta.get('ingest') -%}
             {%- set load = landed.get(source.source_name ~ '.' ~ source.name) -%}
-            {%- if load -%}
+            {%- if _stays_in_place(source) -%}
+                {%- if _is_read_now(source.unique_id) -%}{%- do in_place.append(source) -%}{%- endif -%}
+            {%- elif load -%}
                 {%- do _pin_source(source, load) -%}
             {%- elif _is_read_now(source.unique_id) -%}
                 {%- do missing.append(source.source_name ~ '.' ~ source.name) -%}
             {%- endif -%}
         {%- endfor -%}
+        {%- if in_place -%}{%- do _pin_in_place(in_place) -%}{%- endif -%}
         {%- if missing -%}
             {%- do exceptions.raise_compiler_error(
                 'Nothing has landed yet for ' ~ missing | join(', ') ~ '. Land it first: hubspoke ingest'
             ) -%}
         {%- endif -%}
     {%- endif -%}
+{% endmacro %}
+
+{% macro _stays_in_place(source) %}
+    {%- set ingest = source.config.meta.get('ingest') or {} -%}
+    {{ return(ingest.get('mechanism') == 'federated' and not ingest.get('pin')) }}
+{% endmacro %}
+
+{#- Nobody tells whether a source that is read where it is has changed, so each run that reads it counts as a new build of it. -#}
+{% macro _pin_in_place(in_place) %}
+    {%- set names = [] -%}
+    {%- for source in in_place -%}{%- do names.append(source.source_name ~ '.' ~ source.name) -%}{%- endfor -%}
+    {%- set answer = fromjson(run_query('select hubspoke_federated(' ~ _text(tojson(names)) ~ ')').columns[0].values()[0]) -%}
+    {%- if answer.error is defined -%}{%- do exceptions.raise_compiler_error(answer.error) -%}{%- endif -%}
+    {%- for source in in_place -%}
+        {%- set view = answer.views[source.source_name ~ '.' ~ source.name] -%}
+        {%- do _pin_source(source, {'load_id': invocation_id, 'views': {'': view}}) -%}
+    {%- endfor -%}
 {% endmacro %}
 
 {% macro _is_read_now(source_id) %}

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubspoke.errors import HubspokeError
+from hubspoke.exports import ingest
 from hubspoke.landing import LandingZone
+from hubspoke.project import Project
 from hubspoke.sources import SourceTable
 
 
@@ -25,13 +27,17 @@ def table(path: Path, name: str = "lines") -> SourceTable:
     return SourceTable(source="shop", table=name, path=path, declared_in=Path("models/shop__sources.yml"))
 
 
+def project(zone: LandingZone) -> Project:
+    return Project(zone.root.parent, zone.root.parent)
+
+
 def snapshot(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
 def test_landing_adds_load_columns_and_keeps_every_row(tmp_path: Path) -> None:
     zone = LandingZone(tmp_path / "landing")
-    zone.ingest([table(write(tmp_path / "lines.parquet", 1000))])
+    ingest(project(zone), [table(write(tmp_path / "lines.parquet", 1000))])
     load = zone.current("shop", "lines")
     assert load is not None
     rows = duckdb.sql(f"from '{zone.data('shop', 'lines', load)}'")
@@ -48,9 +54,9 @@ def test_landing_adds_load_columns_and_keeps_every_row(tmp_path: Path) -> None:
 def test_landing_again_adds_nothing(tmp_path: Path) -> None:
     zone = LandingZone(tmp_path / "landing")
     source = table(write(tmp_path / "lines.parquet", 10))
-    assert [outcome.is_new for outcome in zone.ingest([source])] == [True]
+    assert [outcome.is_new for outcome in ingest(project(zone), [source])] == [True]
     before = snapshot(zone.root)
-    assert [(outcome.is_new, outcome.rows) for outcome in zone.ingest([source])] == [(False, 10)]
+    assert [(outcome.is_new, outcome.rows) for outcome in ingest(project(zone), [source])] == [(False, 10)]
     assert snapshot(zone.root) == before
 
 
@@ -62,7 +68,7 @@ def test_the_newest_load_is_the_file_as_it_is_now(
     folder = tmp_path_factory.mktemp("zone")
     zone = LandingZone(folder / "landing")
     for rows in contents:
-        zone.ingest([table(write(folder / "lines.parquet", rows))])
+        ingest(project(zone), [table(write(folder / "lines.parquet", rows))])
         current = zone.current("shop", "lines")
         assert current is not None
         assert current.rows == rows
@@ -74,7 +80,7 @@ def test_the_newest_load_is_the_file_as_it_is_now(
 def test_a_bad_file_is_one_error_and_leaves_the_zone_as_it_was(tmp_path: Path, damage: str) -> None:
     zone = LandingZone(tmp_path / "landing")
     good, bad = write(tmp_path / "good.parquet", 500), write(tmp_path / "bad.parquet", 50_000)
-    zone.ingest([table(good, "good"), table(bad, "bad")])
+    ingest(project(zone), [table(good, "good"), table(bad, "bad")])
     before = snapshot(zone.root)
     write(good, 600)
     content = bad.read_bytes()
@@ -84,7 +90,7 @@ def test_a_bad_file_is_one_error_and_leaves_the_zone_as_it_was(tmp_path: Path, d
         middle = content[:4] + bytes(20_000) + content[20_004:]
         bad.write_bytes({"truncated": content[: len(content) // 2], "corrupt": middle, "empty": b""}[damage])
     with pytest.raises(HubspokeError) as error:
-        zone.ingest([table(good, "good"), table(bad, "bad")])
+        ingest(project(zone), [table(good, "good"), table(bad, "bad")])
     assert "shop.bad" in str(error.value)
     assert str(bad) in str(error.value)
     assert snapshot(zone.root) == before
@@ -96,18 +102,19 @@ def test_two_cannot_ingest_at_once(tmp_path: Path) -> None:
 
     def second(name: str, share: float) -> None:
         with pytest.raises(HubspokeError, match="Another process is ingesting"):
-            LandingZone(zone.root).ingest([source])
+            ingest(project(zone), [source])
 
-    zone.ingest([source], second)
+    ingest(project(zone), [source], second)
 
 
 def test_kill_at_any_instant_leaves_whole_loads_only(tmp_path: Path) -> None:
     source = write(tmp_path / "lines.parquet", 3_000_000)
     root = tmp_path / "landing"
     code = (
-        "from pathlib import Path; from hubspoke.landing import LandingZone; from hubspoke.sources import SourceTable;"
-        f"LandingZone(Path({str(root)!r})).ingest([SourceTable(source='shop', table='lines', "
-        f"path=Path({str(source)!r}), declared_in=Path('x'))])"
+        "from pathlib import Path; from hubspoke.exports import ingest; from hubspoke.project import Project;"
+        "from hubspoke.sources import SourceTable;"
+        f"ingest(Project(Path({str(root.parent)!r}), Path({str(root.parent)!r})), [SourceTable(source='shop', "
+        f"table='lines', path=Path({str(source)!r}), declared_in=Path('x'))])"
     )
     for delay in (0.25, 0.35, 0.45, 0.6, 0.8):
         process = subprocess.Popen([sys.executable, "-c", code])
@@ -117,6 +124,6 @@ def test_kill_at_any_instant_leaves_whole_loads_only(tmp_path: Path) -> None:
         for load in LandingZone(root).loads("shop", "lines"):
             data = LandingZone(root).data("shop", "lines", load)
             assert duckdb.sql(f"select count(*) from '{data}'").fetchone() == (3_000_000,)
-    LandingZone(root).ingest([table(source)])
+    ingest(project(LandingZone(root)), [table(source)])
     assert len(LandingZone(root).loads("shop", "lines")) == 1
     assert not list(root.rglob("*.unfinished"))

@@ -1,0 +1,57 @@
+"""Texts that become values: as DuckDB reads them, but never another value than what was written.
+
+DuckDB alone makes 6 of ``5.5`` where a whole number is asked for, and forgets the offset of a time. Here both are: no
+whole number, and the time in UTC.
+"""
+
+import re
+
+import duckdb
+
+from hubspoke.errors import HubspokeError
+from hubspoke.sql import identifier
+
+WHOLE = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?")
+AS_READ = {"VARCHAR", "DOUBLE", "FLOAT", "BOOLEAN"}
+"""Types that DuckDB's own readers read just so."""
+
+
+def canonical(connection: duckdb.DuckDBPyConnection, data_type: str, about: str) -> str:
+    """Return DuckDB's own name of a type.
+
+    Raises:
+        HubspokeError: It is no type.
+    """
+    try:
+        row = connection.execute(f"select typeof(cast(null as {data_type}))").fetchone()
+    except duckdb.Error:
+        raise HubspokeError(f"{about}: {data_type} is no type; there are bigint, double, decimal(18,2), …") from None
+    return str(row[0]) if row else ""
+
+
+def lenient(column: str, data_type: str) -> str:
+    """Return SQL that reads a text column as a type: null where that is not possible."""
+    text = identifier(column)
+    cast = f"try_cast({text} as {data_type})"
+    if WHOLE.fullmatch(data_type):
+        is_plain = f"not contains({text}, '.') and not contains(lower({text}), 'e')"
+        return f"case when {is_plain} or try_cast({text} as double) = cast({cast} as double) then {cast} end"
+    if decimal := re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", data_type):
+        digits, scale = map(int, decimal.groups())
+        wide = f"decimal(38,{min(scale + 8, 38 - digits + scale)})"
+        return f"case when try_cast({text} as {wide}) = {cast} then {cast} end"
+    if data_type == "TIMESTAMP":
+        return f"cast(try_cast({text} as timestamptz) as timestamp)"
+    if data_type == "DATE":
+        return f"case when try_cast({text} as timestamp) = {cast} then {cast} end"
+    return text if data_type == "VARCHAR" else cast
+
+
+def strict(column: str, data_type: str) -> str:
+    """Return SQL that reads a text column as a type, and ends the statement where that is not possible."""
+    if data_type in AS_READ:
+        return identifier(column)
+    refusal = (
+        f"case when {identifier(column)} is not null then cast(error('a value is not {data_type}') as {data_type}) end"
+    )
+    return f"coalesce({lenient(column, data_type)}, {refusal})"

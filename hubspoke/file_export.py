@@ -1,0 +1,153 @@
+"""Files that a source leaves: which there are, and a plain copy of each on this machine."""
+
+import gzip
+import hashlib
+import json
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hubspoke.errors import HubspokeError
+from hubspoke.sources import SourceTable
+
+STAMPS = ("ETag", "etag", "Content-MD5", "md5", "LastModified", "Last-Modified", "mtime", "modified", "created")
+"""What places of files tell that changes with a file; with the size, it is the file's fingerprint there."""
+
+
+class BadFile(Exception):
+    """A file cannot be read at all; the message says why."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file as it lies at the source.
+
+    Attributes:
+        name: Its path below the source's folder.
+        url: Where it is, for a person, and for fsspec if it is not on this machine.
+        path: Where it is on this machine, if it is.
+        fingerprint: Another once its content is.
+    """
+
+    name: str
+    url: str
+    path: Path | None
+    fingerprint: str
+
+
+def list_files(table: SourceTable) -> list[SourceFile]:
+    """List the files that hold a table now, by name.
+
+    Raises:
+        HubspokeError: The one file is missing, or the place cannot be asked.
+    """
+    if "://" in table.folder:
+        return _list_remote(table)
+    folder = Path(table.folder) if table.folder else table.path.parent
+    if table.files:
+        paths = sorted(path for path in folder.glob(table.files) if path.is_file())
+    else:
+        paths = [folder / table.file if table.file else table.path]
+    return [
+        SourceFile(path.relative_to(folder).as_posix(), str(path), path, _hash(table, path))
+        for path in paths
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+
+
+def is_unchanged(table: SourceTable, file: SourceFile) -> bool:
+    """Whether a file on this machine is still what it was when it was listed."""
+    return file.path is None or _hash(table, file.path) == file.fingerprint
+
+
+def fetch(table: SourceTable, file: SourceFile, scratch: Path) -> list[tuple[str, Path]]:
+    """Return a file's content as plain files on this machine: fetched, unpacked, each with its name.
+
+    Raises:
+        BadFile: It cannot be unpacked.
+        HubspokeError: It cannot be fetched.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    path = file.path
+    if path is None:
+        path = scratch / f"fetched{''.join(PurePosixPath(file.name).suffixes[-2:])}"
+        try:
+            _filesystem(table).get_file(file.url, str(path))
+        except Exception as error:
+            raise HubspokeError(f"{table.name}: cannot fetch {file.url}: {_reason(error)}") from None
+    try:
+        return list(_unpack(file.name, path, scratch))
+    except (EOFError, OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        raise BadFile(f"it cannot be unpacked ({_reason(error)})") from None
+
+
+def _unpack(name: str, path: Path, scratch: Path) -> Iterator[tuple[str, Path]]:
+    if path.suffix.lower() == ".gz":
+        plain = scratch / f"unpacked{PurePosixPath(name).with_suffix('').suffix}"
+        with gzip.open(path) as packed, plain.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked, 1 << 20)
+        yield name, plain
+    elif path.suffix.lower() == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            for number, member in enumerate(members):
+                plain = scratch / f"unpacked-{number}{PurePosixPath(member.filename).suffix}"
+                with archive.open(member) as packed, plain.open("wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked, 1 << 20)
+                yield name if len(members) == 1 else f"{name}/{member.filename}", plain
+    else:
+        yield name, path
+
+
+def _list_remote(table: SourceTable) -> list[SourceFile]:
+    filesystem = _filesystem(table)
+    try:
+        filesystem.invalidate_cache()
+        pattern = f"{table.folder}/{table.files or table.file}"
+        urls = sorted(filesystem.glob(pattern)) if table.files else [pattern]
+        found = [(str(url), filesystem.info(url)) for url in urls]
+    except Exception as error:
+        raise HubspokeError(
+            f"{table.name}: cannot list {table.folder}: {_reason(error)} (named in {table.declared_in})"
+        ) from None
+    bare = table.folder.partition("://")[2]
+    files = []
+    for url, about in found:
+        if about.get("type") == "directory" or (table.files and not fnmatch(url, f"*{table.files}")):
+            continue
+        stamps = {key: str(about[key]) for key in (*STAMPS, "size") if about.get(key)}
+        if stamps.keys() <= {"size"}:  # nothing that changes with the content
+            stamps = {"content": hashlib.sha256(filesystem.cat_file(url)).hexdigest()}
+        fingerprint = hashlib.sha256(json.dumps(stamps, sort_keys=True).encode()).hexdigest()
+        name = url.removeprefix(table.folder).removeprefix(bare).lstrip("/")
+        files.append(SourceFile(name, url, None, fingerprint))
+    return files
+
+
+def _filesystem(table: SourceTable) -> Any:
+    # slow to import (0.2 s)
+    import fsspec
+
+    try:
+        return fsspec.url_to_fs(table.folder)[0]
+    except (ImportError, ValueError) as error:
+        raise HubspokeError(f"{table.name}: {table.folder}: {_reason(error)} (in {table.declared_in})") from None
+
+
+def _hash(table: SourceTable, path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise HubspokeError(
+            f"{table.name}: cannot read {path}: {error.strerror} (named in {table.declared_in})"
+        ) from None
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0] or type(error).__name__
