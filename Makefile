@@ -27,6 +27,8 @@ install: .venv/.ready ## Create the Python environment (.venv) from constraints.
 		{ [ "$$(id -u)" = 0 ] && apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null 2>&1; } || \
 		{ echo "The tests need PostgreSQL. Run: sudo apt-get install postgresql" >&2; exit 1; }
+	@command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ] || [ "$$(id -u)" != 0 ] || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mariadb-server; } >/dev/null 2>&1 || true
 	@[ "$$(id -u)" != 0 ] || { [ -e /usr/share/java/postgresql.jar ] && command -v java && command -v isql; } >/dev/null || \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
 		libpostgresql-jdbc-java default-jre-headless odbc-postgresql unixodbc; } >/dev/null 2>&1 || true

@@ -395,7 +395,8 @@ class _TableLoad:
         if not since:
             columns = ", ".join(map(identifier, found))
             digest = self._one(
-                f"select concat_ws('-', count(*), bit_xor(hash(it)), sum(hash(it))) from (select {columns} from {landed}) as it"
+                "select concat_ws('-', count(*), bit_xor(hash(it)), sum(hash(it))) "
+                f"from (select {columns} from {landed}) as it"
             )
             if self._newest and self._newest.fingerprint == digest and rejected == rejected_before:
                 shutil.rmtree(self.draft.folder)
@@ -549,7 +550,8 @@ class _TableLoad:
             before = self._counts.columns.setdefault(column, data_type)
             if before != data_type:
                 self._counts.columns[column] = self._one(
-                    f"select typeof(x) from (select cast(null as {before}) as x union all select cast(null as {data_type}))"
+                    f"select typeof(x) from (select cast(null as {before}) as x "
+                    f"union all select cast(null as {data_type}))"
                 )
 
     def _write_records(
@@ -584,7 +586,8 @@ class _TableLoad:
             named = "array_to_string(list_transform(_wrong, lambda it: it.name), ', ')" if faults else "null"
             reasons = f"array_to_string({about}, '; ')" if faults else "''"
             self._duck.execute(
-                f"insert into rejects select '{quoted(name)}', _line, case when _reason is null then {named} end, _raw, "
+                f"insert into rejects select '{quoted(name)}', _line, "
+                f"case when _reason is null then {named} end, _raw, "
                 f"coalesce(_reason, {reasons}) from judged where _reason is not null or len(_wrong) > 0"
             )
         given = {column: name_given for name_given, column in found.items()}

@@ -286,5 +286,5 @@ def _reader(lines: Any, dialect: Csv) -> Any:
 
 
 def _shown(raw: str) -> str:
-    """Return a line as a text: without its end, and a byte that is no text as ``\\xff``."""
+    """Return a line as a text: without its end, and a byte that is no text by its number."""
     return _NO_TEXT.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", raw.rstrip("\r\n"))

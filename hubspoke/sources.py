@@ -50,7 +50,8 @@ class Pages(_Strict):
 
     Attributes:
         by: ``page``: a page's number; ``offset``: a row's number; ``cursor``: a text that the page before tells;
-            ``link``: the page before holds the next one's address; ``header``: its Link header does; ``none``: one page.
+            ``link``: the page before holds the next one's address; ``header``: its Link header does; ``none``:
+            there is one page.
         parameter: For the first three: name of the parameter that asks for a page.
         size: Rows of a page.
         size_parameter: Name of the parameter that asks for so many.

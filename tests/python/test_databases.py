@@ -25,8 +25,11 @@ from hubspoke.postgres_server import LocalServer
 from hubspoke.project import Project
 from hubspoke.sources import read_sources
 
-SECRET = "pa'ss w\"or\\d&%/9"
-COLUMNS = "columns: [{ name: id, data_type: bigint }, { name: name, data_type: varchar }, { name: seen, data_type: timestamp }]"
+SECRET = "pa'ss w\"or\\d&%/9"  # noqa: S105
+COLUMNS = (
+    "columns: [{ name: id, data_type: bigint }, { name: name, data_type: varchar }, "
+    "{ name: seen, data_type: timestamp }]"
+)
 
 
 @pytest.fixture(scope="session")
@@ -68,8 +71,15 @@ def mariadb() -> Iterator[Callable[[str], None]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = subprocess.Popen(
-        [program, "--no-defaults", f"--datadir={data}", f"--socket={run}/socket", f"--port={port}", *user]
-        + ["--bind-address=127.0.0.1", f"--pid-file={run}/pid", "--innodb-flush-log-at-trx-commit=0"],
+        [
+            program,
+            "--no-defaults",
+            f"--datadir={data}",
+            f"--socket={run}/socket",
+            f"--port={port}",
+            *user,
+            "--bind-address=127.0.0.1",
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -273,7 +283,8 @@ def test_by_cursor_and_key_the_landed_table_is_the_source(
         for key, later, name in rows:
             clock += later  # never falls, and often stays
             file.execute(
-                "insert into orders values (?, ?, ?) on conflict (id) do update set seen = excluded.seen, name = excluded.name",
+                "insert into orders values (?, ?, ?) "
+                "on conflict (id) do update set seen = excluded.seen, name = excluded.name",
                 (key, clock, f"n{name}"),
             )
         run(project)
@@ -284,7 +295,7 @@ def test_by_cursor_and_key_the_landed_table_is_the_source(
 
 
 def federated_project(root: Path) -> Sandbox:
-    """A project with a federated source, a staging and a core model over it, and a model that has nothing to do with it."""
+    """A project with a federated source, two models over it, and one that has nothing to do with it."""
     sandbox = minimal_project(root)
     folder = root / "models/hub/staging/erp"
     folder.mkdir(parents=True)
