@@ -49,6 +49,7 @@ lint: install ## Check SQL, Python and the rules of the house.
 bench: install ## Measure landing, build, quality gate, and what readers of PostgreSQL and Arrow notice.
 	@$(BIN)/python bench/build.py
 	@$(BIN)/python bench/gate.py
+	@$(BIN)/python bench/ingest.py
 	@$(BIN)/python bench/postgres.py
 	@$(BIN)/python bench/serve.py
 	@$(BIN)/python bench/dashboards.py

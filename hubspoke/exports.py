@@ -131,6 +131,7 @@ class _TableLoad:
         self._now = datetime.now(UTC).replace(microsecond=0)
         self._counts = _Counts()
         self._parts = 0
+        self._stamp = ""
         self.draft = Draft("", zone.root)
         self._progress: Callable[[float], None] = lambda share: progress(table.name, share)
 
@@ -274,7 +275,7 @@ class _TableLoad:
                     raise fault from None
             else:
                 return
-        records = {
+        records: Callable[[], Any] = {
             "csv": lambda: csv_records(path, table.csv, names),
             "xlsx": lambda: sheet_records(path, table.sheet, names),
         }.get(form, lambda: json_records(path, form == "jsonl"))
@@ -476,7 +477,9 @@ class _TableLoad:
         self.draft = self._zone.begin(
             table.source, table.table, self._zone.next_sequence(table.source, table.table), digest[:12]
         )
-        self._stamp = f", '{self.draft.load_id}' as _load_id, timestamp '{self._now:%Y-%m-%d %H:%M:%S}' as _loaded_at"
+        self._stamp = (
+            f", '{self.draft.load_id}' as _load_id, timestamp '{self._now:%Y-%m-%d %H:%M:%S}' as _loaded_at"
+        )
         self._is_changes = kind == "changes"
 
     def _judge(self, found: list[str], types: dict[str, str] | None = None) -> str:

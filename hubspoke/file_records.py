@@ -61,7 +61,7 @@ def csv_names(path: Path, dialect: Csv) -> list[str]:
         for _ in range(dialect.skip):
             file.readline()
         try:
-            names = next(_reader(file, dialect), [])
+            names: list[str] = next(_reader(file, dialect), [])
         except csv.Error as error:
             raise BadFile(f"its header cannot be read ({error})") from None
     return name_columns(names)

@@ -11,7 +11,7 @@ from typing import Any
 
 from hubspoke.connections import Address
 from hubspoke.errors import HubspokeError
-from hubspoke.sources import SourceTable
+from hubspoke.sources import Pages, SourceTable
 
 TRIES_WHILE_MOVING = 3
 """Times that a listing is read in which a row came on two pages, as it moved meanwhile."""
@@ -53,7 +53,7 @@ def _read(
     """Read all pages; None if a row came on two of them."""
     # slow to import (1 s)
     from dlt.sources.helpers.requests import Client
-    from dlt.sources.helpers.rest_client import RESTClient
+    from dlt.sources.helpers.rest_client.client import RESTClient
     from requests import RequestException
 
     rest = table.rest
@@ -61,7 +61,7 @@ def _read(
     session = Client(
         request_max_attempts=table.retries, request_backoff_factor=0.5, retry_condition=_is_cut_off
     ).session
-    client = RESTClient(source.url, session=session, auth=_auth(table, source), paginator=_paginator(table))
+    client = RESTClient(source.url, session=session, auth=_auth(table, source), paginator=_paginator(rest.pages))
     parameters: dict[str, Any] = dict(rest.parameters)
     if rest.pages.size and rest.pages.size_parameter:
         parameters[rest.pages.size_parameter] = rest.pages.size
@@ -121,16 +121,15 @@ def _auth(table: SourceTable, source: Address) -> Any:
             return None
 
 
-def _paginator(table: SourceTable) -> Any:
+def _paginator(pages: Pages) -> Any:
     from dlt.sources.helpers.rest_client import paginators
 
-    pages = table.rest.pages if table.rest else None
-    match pages and pages.by:
+    match pages.by:
         case "page":
             return paginators.PageNumberPaginator(base_page=pages.first, page_param=pages.parameter, total_path=None)
         case "offset":
             return paginators.OffsetPaginator(
-                limit=pages.size,
+                limit=pages.size or 0,  # declared: Pages asks for it
                 offset_param=pages.parameter,
                 limit_param=pages.size_parameter or None,
                 total_path=None,

@@ -36,13 +36,13 @@ class Csv(_Strict):
         skip: Lines before the header.
     """
 
-    delimiter: str = Field(",", min_length=1, max_length=1)
-    quote: str = Field('"', min_length=1, max_length=1)
-    escape: str = Field('"', min_length=1, max_length=1)
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    quote: str = Field(default='"', min_length=1, max_length=1)
+    escape: str = Field(default='"', min_length=1, max_length=1)
     header: bool = True
     encoding: str = "utf-8"
     missing: str = ""
-    skip: int = Field(0, ge=0)
+    skip: int = Field(default=0, ge=0)
 
 
 class Pages(_Strict):
@@ -61,7 +61,7 @@ class Pages(_Strict):
 
     by: Literal["none", "page", "offset", "cursor", "link", "header"] = "none"
     parameter: str = ""
-    size: int | None = Field(None, ge=1)
+    size: int | None = Field(default=None, ge=1)
     size_parameter: str = ""
     next: str = ""
     first: int = 1
@@ -121,14 +121,14 @@ class Ingest(_Strict):
 
     mechanism: Literal["export", "federated", "cdc"]
     location: str | None = None
-    connection: str | None = Field(None, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
+    connection: str | None = Field(default=None, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
     auth: Literal["none", "bearer", "basic", "key"] = "none"
     auth_name: str = "X-API-Key"
-    requests_per_second: float | None = Field(None, gt=0)
+    requests_per_second: float | None = Field(default=None, gt=0)
     schedule: str | None = None
     on_schema_change: Literal["evolve", "freeze", "quarantine"] = "evolve"
-    max_rejected: int | None = Field(None, ge=0)
-    max_rejected_share: float | None = Field(None, ge=0, le=1)
+    max_rejected: int | None = Field(default=None, ge=0)
+    max_rejected_share: float | None = Field(default=None, ge=0, le=1)
     pin: bool = False
     publication: str | None = None
     slot: str | None = None
@@ -195,7 +195,7 @@ class SourceTable(_Strict):
     lookback: str | int | float | None = None
     rest: Rest | None = None
     frequency: Literal["hourly", "daily", "weekly", "monthly", "yearly"] | None = None
-    retries: int = Field(5, ge=1)
+    retries: int = Field(default=5, ge=1)
 
     @property
     def name(self) -> str:
@@ -233,8 +233,8 @@ _SAID = (
     "lookback",
     "rest",
     "frequency",
+    "retries",
 )
-_SAID = (*_SAID, "retries")
 
 
 def read_sources(root: Path) -> list[SourceTable]:
