@@ -477,9 +477,7 @@ class _TableLoad:
         self.draft = self._zone.begin(
             table.source, table.table, self._zone.next_sequence(table.source, table.table), digest[:12]
         )
-        self._stamp = (
-            f", '{self.draft.load_id}' as _load_id, timestamp '{self._now:%Y-%m-%d %H:%M:%S}' as _loaded_at"
-        )
+        self._stamp = f", '{self.draft.load_id}' as _load_id, timestamp '{self._now:%Y-%m-%d %H:%M:%S}' as _loaded_at"
         self._is_changes = kind == "changes"
 
     def _judge(self, found: list[str], types: dict[str, str] | None = None) -> str:
