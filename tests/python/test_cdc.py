@@ -565,7 +565,7 @@ def test_what_is_missing_in_the_database_is_said_with_the_sql_that_helps(shop: S
         monkeypatch.setenv("HUBSPOKE_CONNECTION_SHOP", make_conninfo(address, port=1, password=secret))
         assert "run this again" in fails()
         monkeypatch.setenv("HUBSPOKE_CONNECTION_SHOP", "not an address secret-word")
-        assert "HUBSPOKE_CONNECTION_SHOP is not an address" in fails()
+        assert "HUBSPOKE_CONNECTION_SHOP is no address" in fails()
         monkeypatch.delenv("HUBSPOKE_CONNECTION_SHOP")
         assert "Set HUBSPOKE_CONNECTION_SHOP" in fails()
         monkeypatch.setenv("HUBSPOKE_CONNECTION_SHOP", address)
