@@ -22,7 +22,7 @@ from hubspoke.project import Project
 from hubspoke.quality import open_hub
 from hubspoke.release import Relation, ReleaseStore, measure
 from hubspoke.sources import SourceTable
-from hubspoke.sql import quoted
+from hubspoke.sql import columns_of, quoted
 
 ADDED_BY_LANDING = {"_load_id", "_loaded_at"}
 
@@ -157,10 +157,8 @@ def audit_release(
         if names and name not in names:
             continue
         progress(name)
-        file = store.root / "current" / f"{relation.spoke}.duckdb"
-        with duckdb.connect(file.resolve(), read_only=True) as connection:
-            store.location.let_in(connection)
-            columns = {row[0].lower() for row in connection.execute(f"describe main.{name}").fetchall()}
+        with store.open_file(release, relation.spoke) as connection:
+            columns = {column.lower() for column in columns_of(connection, f"main.{name}")}
             cases = [_as_released(relation)]
             for test in _tests_shown_by(manifest, models.get(name)):
                 let_through = []

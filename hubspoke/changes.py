@@ -27,18 +27,14 @@ def changes(
     Raises:
         HubspokeError: There is no such release or relation, no key is known, or rows share it.
     """
-    old, new = (store.get(number).relations.get(name) for number in (before, after))
-    if old is None or new is None:
-        number = before if old is None else after
-        known = ", ".join(store.get(number).relations)
-        raise HubspokeError(f"release {number} has no relation {name}; it has {known}")
+    old, new = (store.get(number).relation(name) for number in (before, after))
     keys = list(key or new.key or old.key)
     if not keys:
         raise HubspokeError(f"no test says which columns of {name} are unique; name them: --key column,column")
     connection = duckdb.connect()
     store.location.let_in(connection)
-    for view, number in (("old", before), ("new", after)):
-        connection.execute(f"create view _{view} as {store.select(name, number)}")
+    for view, relation in (("old", old), ("new", new)):
+        connection.execute(f"create view _{view} as {store.rows_of(relation)}")
     columns = {view: connection.table(f"_{view}").columns for view in ("old", "new")}
     for wanted in keys:
         if wanted not in columns["old"] or wanted not in columns["new"]:

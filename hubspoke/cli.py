@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 import sys
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -79,8 +80,6 @@ def sources_check(names: tuple[str, ...]) -> None:
 
     Nothing is landed. Ends with 1 if one does not answer.
     """
-    import tempfile
-
     from hubspoke.probe import check as run
 
     project = Project.find()
@@ -589,19 +588,14 @@ def read(relation: str, shards: int, shard: int, as_of: int | None, kind: str, o
     N workers that read a shard each read one snapshot, as all name the same release: hubspoke releases lists them.
     """
     from hubspoke.client import connect
+    from hubspoke.reading import write_rows
 
-    store = ReleaseStore(Project.find().release)
-    release = store.get(as_of)
+    release = ReleaseStore(Project.find().release).get(as_of)
     if shards != 1 and as_of is None:
         raise HubspokeError(
             f"shards must come from one release: give each reader --as-of {release.number}, the one that is current now"
         )
-    if relation not in release.relations:
-        known = ", ".join(release.relations)
-        raise HubspokeError(f"release {release.number} has no relation {relation}; it has {known}")
-    from hubspoke.reading import write_rows
-
-    with connect(release.relations[relation].spoke, release=release.number) as connection:
+    with connect(release.relation(relation).spoke, release=release.number) as connection:
         rows = write_rows(connection.read(relation, shards=shards, shard=shard).reader(), kind, output)
     click.echo(f"Wrote {rows:,} rows of release {release.number} to {output}")
 

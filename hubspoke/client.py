@@ -264,9 +264,7 @@ class _Files:
 
     def read(self, relation: str, shards: int, shard: int) -> Result:
         release, _ = self._now()
-        own = reading.relations_of(release, self._spoke)
-        if relation not in own:
-            raise HubspokeError(f"spoke {self._spoke} has no relation {relation}; it has {', '.join(own)}")
+        reading.make_sure_of(release, self._spoke, relation)
         return self.start(reading.shard_sql(self._store, release, relation, shards, shard), ())
 
     def relations(self) -> list[Relation]:
@@ -320,7 +318,7 @@ class _Server:
 
     def _options(self, release: int | None = None) -> Any:
         number = self._pinned if release is None else release
-        pin = [] if number is None else [(b"x-hubspoke-release", str(number).encode())]
+        pin = [] if number is None else [(reading.PINNED.encode(), str(number).encode())]
         return self._flight.FlightCallOptions(headers=[self._token, *pin])
 
     def _ask(self, name: str, **fields: Any) -> Any:

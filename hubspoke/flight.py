@@ -43,8 +43,6 @@ IDLE_S = 60
 """Seconds that a release stays open after its last reader: opening one takes 15 ms."""
 PREPARED_AT_MOST = 1_000
 PARAMETER_BYTES = 256_000
-PINNED = "x-hubspoke-release"
-"""Header by which a client asks for a release by its number."""
 _LOG = logging.getLogger("hubspoke.flight")
 
 
@@ -112,7 +110,7 @@ class _SignIn(flight.ServerMiddlewareFactory):  # type: ignore[misc]
             return value.decode(errors="replace") if isinstance(value, bytes) else value
 
         scheme, _, value = header("authorization").partition(" ")
-        pinned = header(PINNED) or None
+        pinned = header(reading.PINNED) or None
         if scheme.lower() == "basic":
             spoke = self._by_password(value.strip())
             return _Caller(spoke, pinned, self._token(spoke))
@@ -685,7 +683,7 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         if not 1 <= number <= 10_000:
             raise ValueError(f"there can be 1 to 10,000 shards, not {number}")
         with self._asking(context) as held, _connection(held) as connection:
-            _own(held.release, held.spoke, relation)
+            reading.make_sure_of(held.release, held.spoke, relation)
             schema = reading.relation_schema(connection, held.release, relation)
             asks = [
                 _Ask(secrets.token_hex(8), held.release.number, relation=relation, shards=number, shard=shard)
@@ -743,7 +741,7 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         self._queries[key] = query
         query.finally_do(lambda: self._queries.pop(key, None))
         if ask.relation:
-            _own(held.release, query.spoke, ask.relation)
+            reading.make_sure_of(held.release, query.spoke, ask.relation)
             sql = reading.shard_sql(self._releases.store, held.release, ask.relation, ask.shards, ask.shard)
         else:
             sql = ask.sql
@@ -911,14 +909,8 @@ def _number(text: str | None) -> int | None:
     if text is None:
         return None
     if not text.isdigit():
-        raise ValueError(f"the header {PINNED} is a release's number, not {text!r}")
+        raise ValueError(f"the header {reading.PINNED} is a release's number, not {text!r}")
     return int(text)
-
-
-def _own(release: Release, spoke: str, relation: str) -> None:
-    own = reading.relations_of(release, spoke)
-    if relation not in own:
-        raise HubspokeError(f"spoke {spoke} has no relation {relation}; it has {', '.join(own)}")
 
 
 def _of(command: Any, spoke: str) -> bool:

@@ -314,9 +314,7 @@ class Publisher:
 
     def _descriptions(self, release: Release, spoke: str, name: str) -> dict[str, str]:
         """Read what the release says of a relation (under the empty text) and of its columns."""
-        path = self.store.root / f"{release.number:06d}" / f"{spoke}.duckdb"
-        with duckdb.connect(path.resolve(), read_only=True) as file:
-            self.store.location.let_in(file)
+        with self.store.open_file(release, spoke) as file:
             table = file.execute("select comment from duckdb_views() where view_name = ?", [name]).fetchall()
             columns = file.execute(
                 "select column_name, comment from duckdb_columns() where table_name = ? and comment is not null", [name]

@@ -19,6 +19,8 @@ from hubspoke.sql import identifier, quoted
 
 RELEASE = "hubspoke.release"
 """Key of a release's number in an Arrow schema's metadata."""
+PINNED = "x-hubspoke-release"
+"""Header by which a client of Flight asks for a release by its number."""
 BATCH_ROWS = 16_384
 """Rows of a record batch: the quickest of several sizes, and small enough to be held in numbers."""
 _POSITION = "file_row_number"
@@ -53,12 +55,23 @@ def spoke_file(store: ReleaseStore, release: Release, spoke: str) -> Path:
     known = spokes_of(release)
     if spoke not in known:
         raise HubspokeError(f"release {release.number} has no spoke {spoke}; it has {', '.join(known)}")
-    return store.root.resolve() / f"{release.number:06d}" / f"{spoke}.duckdb"
+    return store.folder(release.number).resolve() / f"{spoke}.duckdb"
 
 
 def relations_of(release: Release, spoke: str) -> list[str]:
     """Return the names of a spoke's relations in a release."""
     return sorted(name for name, relation in release.relations.items() if relation.spoke == spoke)
+
+
+def make_sure_of(release: Release, spoke: str, relation: str) -> None:
+    """Make sure that a relation is one of the spoke's.
+
+    Raises:
+        HubspokeError: It is not.
+    """
+    own = relations_of(release, spoke)
+    if relation not in own:
+        raise HubspokeError(f"spoke {spoke} has no relation {relation}; it has {', '.join(own)}")
 
 
 def open_spoke(
@@ -243,11 +256,8 @@ def shard_sql(store: ReleaseStore, release: Release, relation: str, shards: int,
         raise HubspokeError(
             f"there is no shard {shard} of {shards}: shards are numbered from 0 to {max(shards - 1, 0)}"
         )
-    if relation not in release.relations:
-        known = ", ".join(release.relations)
-        raise HubspokeError(f"release {release.number} has no relation {relation}; it has {known}")
     location = store.location
-    files = release.relations[relation].files
+    files = release.relation(relation).files
     groups = [_row_groups(location, file) for file in files]
     sizes = [rows for of_file in groups for rows in of_file]
     if len(sizes) >= shards:

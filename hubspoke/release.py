@@ -31,7 +31,7 @@ from hubspoke.location import Location, claim, read_location
 from hubspoke.manifest import Manifest, Node, spoke_of
 from hubspoke.project import Project
 from hubspoke.readiness import Build, Obstacle, Result, obstacles
-from hubspoke.sql import quoted
+from hubspoke.sql import columns_of, quoted
 
 
 class Relation(BaseModel):
@@ -77,6 +77,17 @@ class Release(BaseModel):
     code: str = ""
     relations: dict[str, Relation]
 
+    def relation(self, name: str) -> Relation:
+        """Return one of its relations.
+
+        Raises:
+            HubspokeError: It has no such relation.
+        """
+        if name not in self.relations:
+            known = ", ".join(self.relations)
+            raise HubspokeError(f"release {self.number} has no relation {name}; it has {known}")
+        return self.relations[name]
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -111,15 +122,26 @@ class ReleaseStore:
 
     def releases(self) -> list[Release]:
         """List the releases, oldest first."""
-        manifests = sorted(self.root.glob("[0-9]*/manifest.json"))
-        return [
-            Release.model_validate_json(path.read_text()) for path in manifests if UNFINISHED not in path.parent.name
-        ]
+        return [_read(self.folder(number) / "manifest.json") for number in self.numbers()]
+
+    def numbers(self) -> list[int]:
+        """List the releases' numbers, oldest first."""
+        folders = [path.parent.name for path in self.root.glob("[0-9]*/manifest.json")]
+        return sorted(int(name) for name in folders if UNFINISHED not in name)
+
+    def newest(self) -> Release | None:
+        """Return the release that was made last, whichever readers see; None before the first."""
+        numbers = self.numbers()
+        return _read(self.folder(numbers[-1]) / "manifest.json") if numbers else None
+
+    def folder(self, number: int) -> Path:
+        """Return where a release's manifest and the spokes' files are."""
+        return self.root / f"{number:06d}"
 
     def current(self) -> Release | None:
         """Return the release that readers see, or None before the first."""
         manifest = self.root / "current" / "manifest.json"
-        return Release.model_validate_json(manifest.read_text()) if manifest.is_file() else None
+        return _read(manifest) if manifest.is_file() else None
 
     def get(self, number: int | None = None) -> Release:
         """Return a release by its number; without one, the release that readers see.
@@ -127,15 +149,21 @@ class ReleaseStore:
         Raises:
             HubspokeError: There is no such release, or none at all.
         """
-        known = {release.number: release for release in self.releases()}
         current = self.current()
         if current is None:
             raise HubspokeError("There is no release yet. Run: hubspoke build")
         if number is None:
             return current
-        if number not in known:
-            raise HubspokeError(f"There is no release {number}. Releases: {', '.join(map(str, known))}")
-        return known[number]
+        numbers = self.numbers()
+        if number not in numbers:
+            raise HubspokeError(f"There is no release {number}. Releases: {', '.join(map(str, numbers))}")
+        return _read(self.folder(number) / "manifest.json")
+
+    def open_file(self, release: Release, spoke: str) -> duckdb.DuckDBPyConnection:
+        """Open a spoke's own file of a release, read-only."""
+        file = duckdb.connect((self.folder(release.number) / f"{spoke}.duckdb").resolve(), read_only=True)
+        self.location.let_in(file)
+        return file
 
     def connect(self, number: int | None = None) -> duckdb.DuckDBPyConnection:
         """Open a release: a DuckDB connection in memory with one view for each of its relations.
@@ -154,15 +182,10 @@ class ReleaseStore:
         connection.execute("set enable_external_access = false; set lock_configuration = true")
         return connection
 
-    def select(self, name: str, number: int | None = None) -> str:
-        """Return SQL that reads a relation of a release; empty text if the relation or the release is not there.
-
-        Args:
-            name: The relation.
-            number: The release; default: the one that readers see.
-        """
-        release = self.get(number) if number else self.current()
-        relation = release.relations.get(name) if release else None
+    def select(self, name: str) -> str:
+        """Return SQL that reads a relation as readers see it now; empty text if it has not been released."""
+        current = self.current()
+        relation = current.relations.get(name) if current else None
         return self.rows_of(relation) if relation else ""
 
     def rows_of(self, relation: Relation) -> str:
@@ -182,12 +205,12 @@ class ReleaseStore:
         with exclusive(self.root, "releasing"):
             current = self.get()
             if number is None:
-                earlier = [release.number for release in self.releases() if release.number < current.number]
+                earlier = [known for known in self.numbers() if known < current.number]
                 if not earlier:
                     raise HubspokeError(f"Release {current.number} is the first one: there is none to go back to.")
                 number = max(earlier)
             release = self.get(number)
-            point(self.root / "current", f"{release.number:06d}")
+            point(self.root / "current", self.folder(number).name)
             return release
 
     def publish(
@@ -208,7 +231,7 @@ class ReleaseStore:
             changed, the current release stays and the list is empty.
         """
         with exclusive(self.root, "releasing"):
-            newest = max(self.releases(), key=lambda release: release.number, default=None)
+            newest = self.newest()
             is_at_home = claim(self.root, self.tables.forget)
             tables = self.tables
             self.location.let_in(hub)
@@ -237,13 +260,14 @@ class ReleaseStore:
             release = Release(
                 number=number, released_at=datetime.now(UTC), run_id=run_id, code=evidence.code, relations=after
             )
-            unfinished = self.root / f"{number:06d}{UNFINISHED}"
+            folder = self.folder(number)
+            unfinished = folder.with_name(folder.name + UNFINISHED)
             unfinished.mkdir()
             (unfinished / "manifest.json").write_text(release.model_dump_json(indent=2) + "\n")
             for spoke in sorted({relation.spoke for relation in after.values()}):
                 self._write_spoke_file(unfinished / f"{spoke}.duckdb", spoke, spokes, after)
-            commit_folder(unfinished, self.root / f"{number:06d}")
-            point(self.root / "current", f"{number:06d}")
+            commit_folder(unfinished, folder)
+            point(self.root / "current", folder.name)
             return release, changed
 
     def prune(self, keep: int) -> tuple[list[int], int]:
@@ -259,10 +283,9 @@ class ReleaseStore:
         """
         with exclusive(self.root, "releasing"):
             current = self.get()
-            numbers = [release.number for release in self.releases()]
-            gone = [number for number in numbers[:-keep] if number != current.number]
+            gone = [number for number in self.numbers()[:-keep] if number != current.number]
             for number in gone:
-                folder = self.root / f"{number:06d}"
+                folder = self.folder(number)
                 folder.rename(folder.with_name(folder.name + UNFINISHED))  # the lock's holder removes it
             return gone, self._clear()
 
@@ -323,15 +346,16 @@ def release_run(
     if not manifest.spokes:
         return "Not released: models/spokes/ holds no model, so nobody has ordered anything."
     builds, compiled = _last_builds(hub)
-    found = obstacles(manifest, builds, _last_results(hub), expected)
+    results = _last_results(hub)
+    found = obstacles(manifest, builds, results, expected)
     if found:
         return f"Not released: {_explain(manifest, found)}; {readers_see}."
     faults = violations(manifest, compiled)
     if faults:
         raise HubspokeError("\n".join([f"the project breaks its own rules; {readers_see}.", *map(str, faults)]))
-    before = max(store.releases(), key=lambda known: known.number, default=None)
-    release, changed = store.publish(hub, manifest.spokes, run_id, _evidence(project, manifest, _last_results(hub)))
-    newest = max(known.number for known in store.releases())
+    before = store.newest()
+    release, changed = store.publish(hub, manifest.spokes, run_id, _evidence(project, manifest, results))
+    newest = max(store.numbers())
     if release.number != newest:
         told = (
             f"Release {release.number} stays current: readers were taken back to it, and nothing has changed since "
@@ -347,6 +371,10 @@ def release_run(
     from hubspoke import postgres
 
     return f"{told}\n{postgres.outcome(project, manifest)}".strip()
+
+
+def _read(manifest: Path) -> Release:
+    return Release.model_validate_json(manifest.read_text())
 
 
 def _evidence(project: Project, manifest: Manifest, results: dict[str, Result]) -> Evidence:
@@ -430,7 +458,7 @@ def _explain(manifest: Manifest, found: list[Obstacle]) -> str:
 
 def _columns(hub: duckdb.DuckDBPyConnection, node: Node) -> dict[str, str]:
     """Return a relation's column names and DuckDB types, in order."""
-    return {row[0]: row[1] for row in hub.execute(f"describe {node['relation_name']}").fetchall()}
+    return columns_of(hub, node["relation_name"])
 
 
 def measure(hub: duckdb.DuckDBPyConnection, node: Node) -> Relation:
