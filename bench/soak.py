@@ -28,7 +28,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import yaml
@@ -41,6 +41,9 @@ from hubspoke.credentials import password
 from hubspoke.postgres_server import LocalServer
 from hubspoke.project import Project
 from hubspoke.release import ReleaseStore
+
+if TYPE_CHECKING:
+    import psycopg
 
 LINES = 2000
 KINDS = ("postgres", "flight", "file", "mixed")
@@ -170,31 +173,38 @@ def read(kind: str, root: Path, port: int, stop: Path, out: Path) -> None:
     out.write_text(json.dumps(vars(counts)))
 
 
-def in_one_statement(project: Project, port: int, stack: ExitStack) -> Callable[[], Any]:
-    """PostgreSQL, autocommit."""
+def log_in(project: Project, stack: ExitStack) -> "psycopg.Connection[Any]":
+    """Connect to PostgreSQL as the spoke, autocommit."""
     import psycopg
 
     given = LocalServer(project).parameters() | {"user": "spoke_bi", "password": password(project, "bi")}
-    connection = stack.enter_context(psycopg.connect(**given, autocommit=True))
+    return stack.enter_context(psycopg.connect(**given, autocommit=True))
+
+
+def in_two(execute: Callable[[str], Any], schema: str = "") -> tuple[Any, ...]:
+    """Ask by two statements what ``ONE`` asks by one."""
+    total = execute(f"select build_number, total_amount from {schema}spoke_bi__totals").fetchone()
+    lines = execute(
+        f"select min(build_number), max(build_number), sum(amount) from {schema}spoke_bi__orders"
+    ).fetchone()
+    return lines[0], lines[1], total[0], lines[2], total[1]
+
+
+def in_one_statement(project: Project, port: int, stack: ExitStack) -> Callable[[], Any]:
+    """PostgreSQL, autocommit."""
+    connection = log_in(project, stack)
     sql = ONE.format(orders="bi.spoke_bi__orders", totals="bi.spoke_bi__totals")
     return lambda: connection.execute(sql).fetchone()
 
 
 def in_one_transaction(project: Project, port: int, stack: ExitStack) -> Callable[[], Any]:
     """PostgreSQL, two statements that must agree."""
-    import psycopg
-
-    given = LocalServer(project).parameters() | {"user": "spoke_bi", "password": password(project, "bi")}
-    connection = stack.enter_context(psycopg.connect(**given, autocommit=True))
+    connection = log_in(project, stack)
 
     def ask() -> Any:
         with connection.transaction():
             connection.execute("set transaction isolation level repeatable read")
-            total: Any = connection.execute("select build_number, total_amount from bi.spoke_bi__totals").fetchone()
-            lines: Any = connection.execute(
-                "select min(build_number), max(build_number), sum(amount) from bi.spoke_bi__orders"
-            ).fetchone()
-        return lines[0], lines[1], total[0], lines[2], total[1]
+            return in_two(connection.execute, "bi.")
 
     return ask
 
@@ -220,11 +230,7 @@ def from_the_file(project: Project, port: int, stack: ExitStack) -> Callable[[],
 
     def ask() -> Any:
         with duckdb.connect((project.release / "current/bi.duckdb").resolve(), read_only=True) as file:
-            total: Any = file.execute("select build_number, total_amount from spoke_bi__totals").fetchone()
-            lines: Any = file.execute(
-                "select min(build_number), max(build_number), sum(amount) from spoke_bi__orders"
-            ).fetchone()
-        return lines[0], lines[1], total[0], lines[2], total[1]
+            return in_two(file.execute)
 
     return ask
 

@@ -15,7 +15,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -23,7 +22,7 @@ import psycopg
 import pyarrow as pa
 
 from hubspoke.connections import postgres_parameters
-from hubspoke.errors import HubspokeError
+from hubspoke.errors import HubspokeError, first_line
 from hubspoke.files import write_whole
 from hubspoke.landing import Draft, LandingZone, Load, Outcome, Position
 from hubspoke.pgoutput import AUDIT, Decoder, Messages, Relation
@@ -58,22 +57,21 @@ class Writer:
         self._connection.execute("set TimeZone = 'UTC'")
         register(self._connection)
 
-    def write(self, path: Path, rows: pa.Table, shape: Shape, load_id: str, loaded_at: datetime) -> int:
+    def write(self, draft: Draft, name: str, rows: pa.Table, shape: Shape, loaded_at: datetime) -> int:
         """Write some rows of a table and return how many of their values have become null, as their type has no room.
 
         Such a value stands as text in ``_uncast``, so a bad one stops nothing and is not lost.
         """
         columns = [column for column in shape.columns if column.name in rows.column_names]
         audit = [name for name in rows.column_names if name in AUDIT]
-        loaded = f"'{load_id}' as _load_id, timestamp '{loaded_at:%Y-%m-%d %H:%M:%S}' as _loaded_at"
 
         def query(cast: str, uncast: str) -> str:
             values = [
                 f"{value(column.name, column.type, column.oid, cast)} as {identifier(column.name)}"
                 for column in columns
             ]
-            listed = ", ".join([*values, *audit, uncast, loaded])
-            return f"copy (select {listed} from rows) to '{quoted(path)}' (format parquet)"
+            listed = ", ".join([*values, *audit, uncast, draft.stamp(loaded_at)])
+            return f"copy (select {listed} from rows) to '{quoted(draft.folder / name)}' (format parquet)"
 
         self._connection.register("rows", rows)
         try:
@@ -447,7 +445,7 @@ class Follower:
         load.parts += 1
         name = "data.parquet" if load.kind == "whole" and load.parts == 1 else f"data-{load.parts:05d}.parquet"
         moment = self._copied_at if load.kind == "whole" else self._batch_at
-        nulled = self._writer.write(load.draft.folder / name, rows, load.shape, load.draft.load_id, moment)
+        nulled = self._writer.write(load.draft, name, rows, load.shape, moment)
         load.rows += rows.num_rows
         followed.landed += rows.num_rows
         if "_unchanged" in rows.column_names and rows["_unchanged"].null_count < rows.num_rows:
@@ -643,4 +641,4 @@ def status(project: Project, source: str) -> Status:
 
 def _reason(error: psycopg.Error) -> str:
     """Return what the server or libpq says, in one line; neither repeats a password."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return first_line(error).rstrip(".")

@@ -18,7 +18,8 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import duckdb
 from psycopg.conninfo import conninfo_to_dict
 
-from hubspoke.errors import HubspokeError
+from hubspoke.credentials import secret_file
+from hubspoke.errors import HubspokeError, first_line
 from hubspoke.project import Project
 from hubspoke.sql import identifier, quoted
 
@@ -52,9 +53,9 @@ class Address:
     url: str = ""
     parameters: dict[str, str] = field(default_factory=dict, repr=False)
 
-    def scrub(self, text: object) -> str:
-        """Return a message without the password, and only its first line."""
-        line = str(text).splitlines()[0] if str(text) else ""
+    def scrub(self, error: object) -> str:
+        """Return the first line of what an error says, without the password."""
+        line = first_line(error)
         secret = self.parameters.get("password")
         return line.replace(secret, "***") if secret else line
 
@@ -70,7 +71,7 @@ def address(project: Project, name: str) -> Address:
     if not given:
         raise HubspokeError(
             f"connection {name} has no address. Set {variable}, for example to {EXAMPLES}; "
-            f"its password may stand in {project.warehouse / 'secrets' / name} instead"
+            f"its password may stand in {secret_file(project, name)} instead"
         )
     try:
         parts = urlsplit(given)
@@ -95,7 +96,7 @@ def address(project: Project, name: str) -> Address:
         kind = ""
     if not kind:
         raise HubspokeError(f"{variable} is no address that is known. It looks like {EXAMPLES}") from None
-    file = project.warehouse / "secrets" / name
+    file = secret_file(project, name)
     if "password" not in parameters and file.is_file():
         parameters["password"] = file.read_text().strip()
     host = parts.netloc.rpartition("@")[2]

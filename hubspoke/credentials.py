@@ -21,7 +21,7 @@ def password(project: Project, spoke: str) -> str:
         HubspokeError: It has none.
     """
     given = os.environ.get(_variable(spoke))
-    file = _file(project, spoke)
+    file = secret_file(project, spoke)
     if given:
         return given
     if file.is_file():
@@ -33,7 +33,7 @@ def password(project: Project, spoke: str) -> str:
 
 def make_password(project: Project, spoke: str) -> Path | None:
     """Make a random password for a spoke that has none, and return the file that holds it."""
-    file = _file(project, spoke)
+    file = secret_file(project, spoke)
     if os.environ.get(_variable(spoke)) or file.is_file():
         return None
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -46,12 +46,13 @@ def make_password(project: Project, spoke: str) -> Path | None:
 
 def secret_place(project: Project, spoke: str) -> str:
     """Say where a spoke's password is: the environment variable or the file."""
-    return f"${_variable(spoke)}" if os.environ.get(_variable(spoke)) else str(_file(project, spoke))
+    return f"${_variable(spoke)}" if os.environ.get(_variable(spoke)) else str(secret_file(project, spoke))
 
 
 def _variable(spoke: str) -> str:
     return f"HUBSPOKE_PASSWORD_{spoke.upper()}"
 
 
-def _file(project: Project, spoke: str) -> Path:
-    return project.warehouse / "secrets" / spoke
+def secret_file(project: Project, name: str) -> Path:
+    """Return where the password of a spoke or a connection may stand: one line, readable by its owner alone."""
+    return project.warehouse / "secrets" / name

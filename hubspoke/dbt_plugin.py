@@ -32,12 +32,12 @@ class Plugin(BasePlugin):
         self.project.warehouse.mkdir(parents=True, exist_ok=True)
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
-        """Register the functions that the macros call; both give JSON, and a person's error as part of it."""
+        """Register the functions that the macros call; those that give JSON have a person's error as part of it."""
         store = ReleaseStore(self.project.release)
         store.location.let_in(conn)
 
         def landed() -> str:
-            return json.dumps(landed_files(self.project))
+            return json.dumps(landed_tables(self.project))
 
         def federated(names: str) -> str:
             try:
@@ -89,7 +89,7 @@ def first_fault(cursor: duckdb.DuckDBPyConnection, relation: str, expressions: l
     return {}
 
 
-def landed_files(project: Project) -> dict[str, dict[str, Any]]:
+def landed_tables(project: Project) -> dict[str, dict[str, Any]]:
     """Return what makes up every landed table now.
 
     Returns:

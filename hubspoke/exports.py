@@ -18,7 +18,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from hubspoke.changelog import AUDIT, table_views
+from hubspoke.changelog import AUDIT, Views, table_views
 from hubspoke.connections import Address, address, attach, relation
 from hubspoke.conversion import AS_READ, canonical, lenient, strict
 from hubspoke.errors import HubspokeError
@@ -37,7 +37,7 @@ from hubspoke.landing import REJECTS, Draft, LandingZone, Load, Outcome
 from hubspoke.project import Project
 from hubspoke.rest import download
 from hubspoke.sources import SourceTable, file_format
-from hubspoke.sql import identifier, quoted
+from hubspoke.sql import columns_of, identifier, quoted
 
 Progress = Callable[[str, float], None]
 """Called with a table's name and its share done, 0 to 1."""
@@ -147,7 +147,8 @@ class _TableLoad:
             for name, data_type in table.columns.items()
         }
         made = self._stage_files() if table.has_files else self._stage_connection()
-        made = self._finish(made) if made else None
+        if made:
+            self._finish(made)
         shutil.rmtree(self._scratch, ignore_errors=True)
         return made
 
@@ -162,11 +163,9 @@ class _TableLoad:
             before = newest.state.get("files") or {newest.file: newest.fingerprint}
         reading = self._reading()
         is_read_alike = newest is None or newest.state.get("reading", reading) == reading
+        if not files and (table.load == "whole" or newest is None):
+            raise HubspokeError(f"{table.name}: no file matches {table.files} in {table.folder} ({table.declared_in})")
         if table.load == "whole":
-            if not files:
-                raise HubspokeError(
-                    f"{table.name}: no file matches {table.files} in {table.folder} ({table.declared_in})"
-                )
             if newest and now == before and is_read_alike:
                 return None
             return self._read_files("whole", files, now, [])
@@ -174,8 +173,6 @@ class _TableLoad:
         fresh = [file for file in files if file.name not in before]
         if newest and is_read_alike and not changed:
             return self._read_files("changes", fresh, before | now, []) if fresh else None
-        if newest is None and not files:
-            raise HubspokeError(f"{table.name}: no file matches {table.files} in {table.folder} ({table.declared_in})")
         # what a file said before it changed no longer stands; of files that are gone, what they said does
         again = [file for file in files if not is_read_alike or file.name in changed or file.name not in before]
         kept = sorted(before.keys() - {file.name for file in again})
@@ -290,7 +287,7 @@ class _TableLoad:
             return plain, csv_names(path, self._table.csv)
         if form == "xlsx":
             return None, sheet_names(path, self._table.sheet)
-        if path.read_bytes().strip() == b"" if path.stat().st_size < 1 << 20 else False:
+        if path.stat().st_size < 1 << 20 and not path.read_bytes().strip():
             return None, []
         kind = _json_kind(form, path)
         try:
@@ -343,7 +340,7 @@ class _TableLoad:
 
     def _read_parquet(self, name: str, path: Path) -> None:
         reader = f"select * from read_parquet('{quoted(path)}')"
-        found = {str(row[0]): str(row[1]) for row in self._duck.execute(f"describe {reader}").fetchall()}
+        found = columns_of(self._duck, reader)
         reason = self._judge(list(found), found)
         if reason:
             self._reject_relation(name, reader, reason)
@@ -387,10 +384,9 @@ class _TableLoad:
         state: dict[str, Any] = {"rejected": rejected}
         if table.cursor:
             highest = self._one(f"select cast(max({identifier(table.cursor)}) as varchar) from {landed}")
-            newer = f"greatest(cast('{quoted(cursor)}' as {{0}}), cast('{quoted(highest)}' as {{0}}))"
-            data_type = found[table.cursor]
             if cursor and highest:
-                highest = self._one(f"select cast({newer.format(data_type)} as varchar)")
+                both = ", ".join(f"cast('{quoted(text)}' as {found[table.cursor]})" for text in (cursor, highest))
+                highest = self._one(f"select cast(greatest({both}) as varchar)")
             state["cursor"] = highest or cursor
         digest = ""
         if not since:
@@ -414,7 +410,7 @@ class _TableLoad:
             self._duck.execute("set mysql_experimental_filter_pushdown = true")
         reader = f"select * from {relation(source, 'source', table.relation or table.table)}"
         try:
-            found = {str(row[0]): str(row[1]) for row in self._duck.execute(f"describe {reader}").fetchall()}
+            found = columns_of(self._duck, reader)
         except duckdb.Error as error:
             raise HubspokeError(
                 f"{table.name}: connection {source.name}: {source.scrub(error)} (named in {table.declared_in})"
@@ -451,8 +447,6 @@ class _TableLoad:
     def _only_new(self, reader: str, found: dict[str, str], since: str) -> str:
         """Return rows from a cursor on that have not landed yet, whole row by whole row."""
         assert self._content is not None  # noqa: S101 -- there is a cursor
-        from hubspoke.changelog import Views
-
         views = Views(self._zone, self._table.source, self._table.table, self._content)
         known = self._content.newest.columns
         cursor = identifier(self._table.cursor)
@@ -477,7 +471,7 @@ class _TableLoad:
         self.draft = self._zone.begin(
             table.source, table.table, self._zone.next_sequence(table.source, table.table), digest[:12]
         )
-        self._stamp = f", '{self.draft.load_id}' as _load_id, timestamp '{self._now:%Y-%m-%d %H:%M:%S}' as _loaded_at"
+        self._stamp = f", {self.draft.stamp(self._now)}"
         self._is_changes = kind == "changes"
 
     def _judge(self, found: list[str], types: dict[str, str] | None = None) -> str:
@@ -627,7 +621,7 @@ class _TableLoad:
             state=state,
         )
 
-    def _finish(self, load: Load) -> Load:
+    def _finish(self, load: Load) -> None:
         """Hold the load against its limits, and put its rejected rows beside it.
 
         Raises:
@@ -650,13 +644,11 @@ class _TableLoad:
                 raise HubspokeError(
                     f"{table.name}: {of}, more than max_rejected_share: {share}; {told}. Nothing was landed"
                 )
-            stamped = f"select *, '{load.load_id}' as _load_id, timestamp '{self._now:%Y-%m-%d %H:%M:%S}' as _loaded_at"
-            self._copy(f"{stamped} from rejects order by file, line", self.draft.folder / REJECTS)
+            self._copy(f"select *{self._stamp} from rejects order by file, line", self.draft.folder / REJECTS)
         if load.kind == "whole" and table.key and table.load == "append":
-            load = self._keep_last(load)
-        return load
+            self._keep_last()
 
-    def _keep_last(self, load: Load) -> Load:
+    def _keep_last(self) -> None:
         """Of rows with the same key, keep that of the file that comes last."""
         files = ", ".join(
             f"'{quoted(path)}'" for path in sorted(self.draft.folder.glob("*.parquet")) if path.name != REJECTS
@@ -672,7 +664,6 @@ class _TableLoad:
             if path.name != REJECTS:
                 path.unlink()
         target.rename(self.draft.folder / "data.parquet")
-        return load
 
     def _copy(self, query: str, target: Path) -> int:
         sql = f"copy ({query}) to '{quoted(target)}' (format parquet)"

@@ -11,7 +11,7 @@ from hubspoke.connections import Address, address, attach, relation
 from hubspoke.errors import HubspokeError
 from hubspoke.project import Project
 from hubspoke.sources import SourceTable, read_sources
-from hubspoke.sql import identifier, quoted
+from hubspoke.sql import columns_of, identifier, quoted
 
 LOAD_ID = "in place"
 """What stands in ``_load_id`` where nothing was loaded."""
@@ -68,7 +68,7 @@ def _alias(name: str) -> str:
 def _view(connection: duckdb.DuckDBPyConnection, table: SourceTable, source: Address, now: datetime) -> str:
     there = relation(source, _alias(source.name), table.relation or table.table)
     try:
-        found = [str(row[0]) for row in connection.execute(f"describe select * from {there}").fetchall()]
+        found = list(columns_of(connection, f"select * from {there}"))
     except duckdb.Error as error:
         return _failing(table, source.scrub(error))
     columns = [identifier(name) for name in found]

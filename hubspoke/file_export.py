@@ -12,7 +12,8 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hubspoke.errors import HubspokeError
+from hubspoke.errors import HubspokeError, first_line
+from hubspoke.location import Location
 from hubspoke.sources import SourceTable
 
 STAMPS = ("ETag", "etag", "Content-MD5", "md5", "LastModified", "Last-Modified", "mtime", "modified", "created")
@@ -79,11 +80,11 @@ def fetch(table: SourceTable, file: SourceFile, scratch: Path) -> list[tuple[str
         try:
             _filesystem(table).get_file(file.url, str(path))
         except Exception as error:
-            raise HubspokeError(f"{table.name}: cannot fetch {file.url}: {_reason(error)}") from None
+            raise HubspokeError(f"{table.name}: cannot fetch {file.url}: {first_line(error)}") from None
     try:
         return list(_unpack(file.name, path, scratch))
     except (EOFError, OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
-        raise BadFile(f"it cannot be unpacked ({_reason(error)})") from None
+        raise BadFile(f"it cannot be unpacked ({first_line(error)})") from None
 
 
 def _unpack(name: str, path: Path, scratch: Path) -> Iterator[tuple[str, Path]]:
@@ -113,9 +114,8 @@ def _list_remote(table: SourceTable) -> list[SourceFile]:
         found = [(str(url), filesystem.info(url)) for url in urls]
     except Exception as error:
         raise HubspokeError(
-            f"{table.name}: cannot list {table.folder}: {_reason(error)} (named in {table.declared_in})"
+            f"{table.name}: cannot list {table.folder}: {first_line(error)} (named in {table.declared_in})"
         ) from None
-    bare = table.folder.partition("://")[2]
     files = []
     for url, about in found:
         if about.get("type") == "directory" or (table.files and not fnmatch(url, f"*{table.files}")):
@@ -124,19 +124,15 @@ def _list_remote(table: SourceTable) -> list[SourceFile]:
         if stamps.keys() <= {"size"}:  # nothing that changes with the content
             stamps = {"content": hashlib.sha256(filesystem.cat_file(url)).hexdigest()}
         fingerprint = hashlib.sha256(json.dumps(stamps, sort_keys=True).encode()).hexdigest()
-        name = url.removeprefix(table.folder).removeprefix(bare).lstrip("/")
-        files.append(SourceFile(name, url, None, fingerprint))
+        files.append(SourceFile(Location(table.folder).relative(url), url, None, fingerprint))
     return files
 
 
 def _filesystem(table: SourceTable) -> Any:
-    # slow to import (0.2 s)
-    import fsspec
-
     try:
-        return fsspec.url_to_fs(table.folder)[0]
-    except (ImportError, ValueError) as error:
-        raise HubspokeError(f"{table.name}: {table.folder}: {_reason(error)} (in {table.declared_in})") from None
+        return Location(table.folder).filesystem
+    except HubspokeError as error:
+        raise HubspokeError(f"{table.name}: {first_line(error)} (in {table.declared_in})") from None
 
 
 def _hash(table: SourceTable, path: Path) -> str:
@@ -147,7 +143,3 @@ def _hash(table: SourceTable, path: Path) -> str:
         raise HubspokeError(
             f"{table.name}: cannot read {path}: {error.strerror} (named in {table.declared_in})"
         ) from None
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0] or type(error).__name__

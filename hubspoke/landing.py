@@ -123,6 +123,10 @@ class Draft:
     load_id: str
     folder: Path
 
+    def stamp(self, loaded_at: datetime) -> str:
+        """Return the SQL of the two columns that every row of the load carries."""
+        return f"'{self.load_id}' as _load_id, timestamp '{loaded_at:%Y-%m-%d %H:%M:%S}' as _loaded_at"
+
 
 class LandingZone:
     """The loads under one folder."""
@@ -174,10 +178,6 @@ class LandingZone:
         """List the Parquet files of a load."""
         folder = self.root / source / table / load.load_id
         return sorted(path for path in folder.glob("*.parquet") if path.name != REJECTS)
-
-    def data(self, source: str, table: str, load: Load) -> Path:
-        """Return the Parquet file of a load that has one."""
-        return self.root / source / table / load.load_id / "data.parquet"
 
     def position(self, source: str) -> Position | None:
         """Return how far a source's log has landed; None if the source has none, or nothing has."""

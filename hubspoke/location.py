@@ -1,4 +1,4 @@
-"""Where the data files of a release store lie: in its own folder, or wherever fsspec reaches, S3 for example."""
+"""Places for files, on this machine or wherever fsspec reaches, S3 for example; and the place of a release store."""
 
 import json
 import os
@@ -109,8 +109,7 @@ class Location:
 def read_location(root: Path) -> Location:
     """Return where a store's files are; before its first release, where they will be."""
     noted = _noted(root)
-    tables = noted["tables"] if noted else os.environ.get(VARIABLE, "").rstrip("/")
-    return Location(tables or f"file://{root.absolute()}")
+    return _place(root, noted["tables"] if noted else _given())
 
 
 def claim(root: Path, begin_anew: Callable[[], None]) -> bool:
@@ -131,7 +130,7 @@ def claim(root: Path, begin_anew: Callable[[], None]) -> bool:
     """
     noted = _noted(root)
     here = str(root.resolve())
-    given = os.environ.get(VARIABLE, "").rstrip("/")
+    given = _given()
     is_at_home = noted.get("path") == here
     if is_at_home and given and noted["tables"] != given:
         raise HubspokeError(
@@ -140,7 +139,7 @@ def claim(root: Path, begin_anew: Callable[[], None]) -> bool:
         )
     if not is_at_home:
         noted = {"path": here, "id": str(uuid.uuid4()), "tables": given}
-    location = Location(noted["tables"] or f"file://{root.absolute()}")
+    location = _place(root, noted["tables"])
     if not location.is_local:
         owner = location.read(_NOTE)
         if owner is None:
@@ -153,6 +152,14 @@ def claim(root: Path, begin_anew: Callable[[], None]) -> bool:
         unfinished.write_text(json.dumps(noted))
         unfinished.replace(root / _NOTE)
     return is_at_home
+
+
+def _given() -> str:
+    return os.environ.get(VARIABLE, "").rstrip("/")
+
+
+def _place(root: Path, tables: str) -> Location:
+    return Location(tables or f"file://{root.absolute()}")
 
 
 def _noted(root: Path) -> dict[str, str]:

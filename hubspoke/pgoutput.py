@@ -354,12 +354,12 @@ def _rows(
         chosen = np.flatnonzero(is_moved)
         gone = old.of(chosen)
         at = places[with_old[chosen]]
-        parts.append(_table(buffer, gone, names, _repeat("delete", len(at)), at, numbers[at], transactions))
+        parts.append(_table(buffer, gone, names, pa.repeat("delete", len(at)), at, numbers[at], transactions))
     if len(truncations):
         count = len(truncations)
         nothing, nowhere = np.full(count, ord("n"), np.uint8), np.zeros(count, np.int64)
         empty = _Tuples([nothing] * len(names), [nowhere] * len(names), [nowhere] * len(names), nowhere)
-        change = _repeat("truncate", count)
+        change = pa.repeat("truncate", count)
         parts.append(_table(buffer, empty, names, change, truncations, numbers[truncations], transactions))
     return pa.concat_tables(parts).sort_by("_change_number") if len(parts) > 1 else parts[0]
 
@@ -400,7 +400,3 @@ def _unchanged(kinds: list[Bytes], names: list[str], count: int) -> pa.Array:
     patterns, which = np.unique(np.stack([mark for _, mark in marked], axis=1), axis=0, return_inverse=True)
     words = [[name for (name, _), is_marked in zip(marked, row, strict=True) if is_marked] or None for row in patterns]
     return pa.array(words, lists).take(pa.array(which.reshape(-1)))
-
-
-def _repeat(word: str, count: int) -> pa.Array:
-    return pa.repeat(word, count)

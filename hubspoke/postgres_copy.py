@@ -10,7 +10,7 @@ import duckdb
 import psycopg
 
 from hubspoke.orders import Ordered
-from hubspoke.sql import identifier, quoted
+from hubspoke.sql import columns_of, identifier, quoted
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -131,7 +131,7 @@ def build_table(
     Returns:
         Rows.
     """
-    columns = {row[0]: row[1] for row in source.execute(f"describe {select}").fetchall()}
+    columns = columns_of(source, select)
     listed = ", ".join(f"{identifier(name)} {postgres_type(kind)}" for name, kind in columns.items())
     with connection.transaction(), connection.cursor() as cursor:
         # written once and analysed below: autovacuum would only come between the table and its swap

@@ -13,7 +13,7 @@ import pyarrow.csv
 from psycopg.sql import SQL, Identifier, Literal
 from pydantic import BaseModel
 
-from hubspoke.errors import HubspokeError
+from hubspoke.errors import HubspokeError, first_line
 from hubspoke.pgoutput import Relation
 from hubspoke.postgres_types import duckdb_type
 from hubspoke.replication import Connection, connect
@@ -176,7 +176,7 @@ class SourceDatabase:
             if may:
                 raise
             raise HubspokeError(
-                f"{self.source}: role {self.role} may not read the change log ({_first_line(error)}). As a superuser: "
+                f"{self.source}: role {self.role} may not read the change log ({first_line(error)}). As a superuser: "
                 f'alter role "{self.role}" replication'
             ) from None
 
@@ -200,7 +200,7 @@ class SourceDatabase:
                 return
             except psycopg.errors.ObjectInUse as error:
                 if attempt == 19:
-                    raise HubspokeError(f"{self.source}: {_first_line(error)}; stop its reader first") from None
+                    raise HubspokeError(f"{self.source}: {first_line(error)}; stop its reader first") from None
                 time.sleep(0.5)
             else:
                 return
@@ -236,7 +236,9 @@ class SourceDatabase:
                 f"{self.source}: publication {publication} leaves out some kinds of changes. As its owner: "
                 f"alter publication {publication} set (publish = 'insert, update, delete, truncate')"
             )
-        published = {(entry["schemaname"], entry["tablename"]) for entry in self._published(publication)}
+        published = {
+            (entry["schemaname"], entry["tablename"]) for entry in self._published(publication, self.connection)
+        }
         for table in tables:
             oid = self._row("select to_regclass(%s)::oid::bigint", [table.relation])[0]
             if oid is None:
@@ -281,12 +283,7 @@ class SourceDatabase:
         if tree is None:
             raise HubspokeError(f"{table.name}: the database has no table {table.relation} any more")
         identity, files = tree
-        published = [
-            entry
-            for entry in self._published(publication, asked)
-            if self.names(table) == (entry["schemaname"], entry["tablename"])
-        ]
-        listed = published[0].get("attnames") if published else None
+        listed = self._entry(table, publication, asked).get("attnames")
         columns = [
             ShapeColumn(
                 name=name,
@@ -357,16 +354,12 @@ class SourceDatabase:
         names = [column.name for column in shape.columns]
         kind = self._row("select relkind::text from pg_class where oid = %s::regclass", [table.relation])[0]
         schema, name = self.names(table)
-        filters = [
-            entry.get("rowfilter")
-            for entry in self._published(publication)
-            if (entry["schemaname"], entry["tablename"]) == (schema, name)
-        ]
+        row_filter = self._entry(table, publication, self.connection).get("rowfilter")
         query = SQL("copy (select {} from {}{}{}) to stdout (format csv)").format(
             SQL(", ").join(map(Identifier, names)),
             SQL("" if kind == "p" else "only "),
             Identifier(schema, name),
-            SQL(f" where {filters[0]}" if filters and filters[0] else ""),
+            SQL(f" where {row_filter}" if row_filter else ""),
         )
         read = pa.csv.ReadOptions(column_names=names)
         convert = pa.csv.ConvertOptions(
@@ -386,9 +379,15 @@ class SourceDatabase:
                     convert,
                 )
 
-    def _published(self, publication: str, asked: Connection | None = None) -> list[dict[str, Any]]:
+    def _entry(self, table: SourceTable, publication: str, asked: Connection) -> dict[str, Any]:
+        """Return what a publication says of a table; nothing if it is without it."""
+        names = self.names(table)
+        entries = self._published(publication, asked)
+        return next((entry for entry in entries if names == (entry["schemaname"], entry["tablename"])), {})
+
+    def _published(self, publication: str, asked: Connection) -> list[dict[str, Any]]:
         # as JSON, since older servers have fewer columns
-        rows = (asked or self.connection).execute(
+        rows = asked.execute(
             "select to_jsonb(published) from pg_publication_tables published where pubname = %s", [publication]
         )
         return [row[0] for row in rows]
@@ -408,7 +407,3 @@ def _chunks(rows: Iterator[Any]) -> Iterator[bytes]:
             chunk.clear()
     if chunk:
         yield bytes(chunk)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

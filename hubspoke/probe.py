@@ -13,7 +13,7 @@ from hubspoke.file_records import csv_names, sheet_names
 from hubspoke.project import Project
 from hubspoke.rest import download
 from hubspoke.sources import SourceTable, file_format
-from hubspoke.sql import quoted
+from hubspoke.sql import columns_of, quoted
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ def probe(project: Project, table: SourceTable, scratch: Path) -> dict[str, str]
         if source.kind == "rest":
             answer = scratch / "answer.jsonl"
             download(table, source, answer, None, lambda rows: None)
-            return _describe(connection, f"select * from read_json('{quoted(answer)}', format = 'newline_delimited')")
+            return columns_of(connection, f"select * from read_json('{quoted(answer)}', format = 'newline_delimited')")
         attach(connection, source, "source")
         try:
-            return _describe(connection, f"select * from {relation(source, 'source', table.relation or table.table)}")
+            return columns_of(connection, f"select * from {relation(source, 'source', table.relation or table.table)}")
         except duckdb.Error as error:
             raise HubspokeError(f"{table.name}: connection {source.name}: {source.scrub(error)}") from None
 
@@ -110,7 +110,7 @@ def _file_columns(connection: duckdb.DuckDBPyConnection, table: SourceTable, nam
     if form == "csv":
         names = csv_names(path, table.csv)
         try:
-            guessed = _describe(
+            guessed = columns_of(
                 connection,
                 f"select * from read_csv('{quoted(path)}', header = true, delim = '{quoted(table.csv.delimiter)}', "
                 f"quote = '{quoted(table.csv.quote)}', ignore_errors = true)",
@@ -119,8 +119,4 @@ def _file_columns(connection: duckdb.DuckDBPyConnection, table: SourceTable, nam
             guessed = {}
         return {column: guessed.get(column, "VARCHAR") for column in names}
     reader = {"parquet": "read_parquet", "json": "read_json", "jsonl": "read_json"}[form]
-    return _describe(connection, f"select * from {reader}('{quoted(path)}')")
-
-
-def _describe(connection: duckdb.DuckDBPyConnection, query: str) -> dict[str, str]:
-    return {str(row[0]): str(row[1]) for row in connection.execute(f"describe {query}").fetchall()}
+    return columns_of(connection, f"select * from {reader}('{quoted(path)}')")

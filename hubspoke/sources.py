@@ -13,8 +13,6 @@ from hubspoke.errors import HubspokeError
 
 PACKAGE = "package:"
 FORMATS = ("csv", "json", "jsonl", "parquet", "xlsx")
-FREQUENCIES = {"hourly": 1, "daily": 24, "weekly": 7 * 24, "monthly": 31 * 24, "yearly": 366 * 24}
-"""What a table's ``frequency`` may say, and the hours after which its newest load is late."""
 
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 

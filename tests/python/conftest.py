@@ -1,16 +1,24 @@
 """Shared fixtures: small projects that are whole copies of this one over a sample of the running example."""
 
 import os
+import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
+import psycopg
 import pytest
 from filelock import FileLock
+
+from hubspoke.postgres_server import LocalServer
+from hubspoke.project import Project
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -149,6 +157,29 @@ def sandbox(built: Sandbox, tmp_path: Path) -> Sandbox:
     not_released = {str(built.root / "warehouse"): {"release", "tmp"}}
     shutil.copytree(built.root, target, symlinks=True, ignore=lambda folder, _: not_released.get(folder, set()))
     return Sandbox(target)
+
+
+@contextmanager
+def private_postgres(**settings: str) -> Iterator[LocalServer]:
+    """A PostgreSQL server in a folder of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="hubspoke-"))
+    folder.chmod(0o755)  # as root, PostgreSQL runs as another user
+    server = LocalServer(Project(folder, folder / "warehouse"), **settings)
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def private_database(server: LocalServer) -> Iterator[dict[str, Any]]:
+    """A new database in a server: what to connect to it with."""
+    name = f"test_{random.randrange(10**9)}"
+    with psycopg.connect(**server.parameters(), autocommit=True) as root:
+        root.execute(f"create database {name}")
+    yield server.parameters() | {"dbname": name}
+    with psycopg.connect(**server.parameters(), autocommit=True) as root:
+        root.execute(f"drop database {name} with (force)")
 
 
 def minimal_project(root: Path) -> Sandbox:

@@ -4,10 +4,8 @@ import itertools
 import json
 import os
 import random
-import shutil
 import struct
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ from typing import Any
 import duckdb
 import psycopg
 import pytest
-from conftest import Sandbox
+from conftest import Sandbox, private_database, private_postgres
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
@@ -44,13 +42,8 @@ LOGICAL = {
 
 @pytest.fixture(scope="session")
 def source_server() -> Iterator[LocalServer]:
-    folder = Path(tempfile.mkdtemp(prefix="hubspoke-"))
-    folder.chmod(0o755)  # as root, PostgreSQL runs as another user
-    server = LocalServer(Project(folder, folder / "warehouse"), **LOGICAL)
-    server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(folder)
+    with private_postgres(**LOGICAL) as server:
+        yield server
 
 
 @dataclass
@@ -121,21 +114,17 @@ class Shop:
 
 @pytest.fixture
 def shop(source_server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    name = f"test_{random.randrange(10**9)}"
-    with psycopg.connect(**source_server.parameters(), autocommit=True) as root:
-        root.execute(f"create database {name}")
-    parameters = source_server.parameters() | {"dbname": name}
-    monkeypatch.setenv("HUBSPOKE_CONNECTION_SHOP", make_conninfo(**parameters))
-    (tmp_path / "dbt_project.yml").touch()
-    admin = psycopg.connect(**parameters, autocommit=True, options="-c TimeZone=UTC")
-    yield Shop(Project(tmp_path, tmp_path / "warehouse"), admin)
-    for (slot,) in admin.execute("select slot_name from pg_replication_slots where database = %s", [name]).fetchall():
-        admin.execute("select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = %s", [slot])
-        time.sleep(0.1)
-        admin.execute("select pg_drop_replication_slot(%s)", [slot])
-    admin.close()
-    with psycopg.connect(**source_server.parameters(), autocommit=True) as root:
-        root.execute(f"drop database {name} with (force)")
+    with private_database(source_server) as parameters:
+        monkeypatch.setenv("HUBSPOKE_CONNECTION_SHOP", make_conninfo(**parameters))
+        (tmp_path / "dbt_project.yml").touch()
+        admin = psycopg.connect(**parameters, autocommit=True, options="-c TimeZone=UTC")
+        yield Shop(Project(tmp_path, tmp_path / "warehouse"), admin)
+        mine = "pg_replication_slots where database = current_database()"
+        for (slot,) in admin.execute(f"select slot_name from {mine}").fetchall():
+            admin.execute(f"select pg_terminate_backend(active_pid) from {mine} and slot_name = %s", [slot])
+            time.sleep(0.1)
+            admin.execute("select pg_drop_replication_slot(%s)", [slot])
+        admin.close()
 
 
 def test_a_table_is_copied_and_then_followed(shop: Shop) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 import psycopg
 import pytest
-from conftest import Sandbox, minimal_project
+from conftest import Sandbox, minimal_project, private_postgres
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +21,6 @@ from hubspoke.changelog import table_views
 from hubspoke.errors import HubspokeError
 from hubspoke.exports import ingest
 from hubspoke.landing import LandingZone, Outcome
-from hubspoke.postgres_server import LocalServer
 from hubspoke.project import Project
 from hubspoke.sources import read_sources
 
@@ -34,19 +33,14 @@ COLUMNS = (
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    folder = Path(tempfile.mkdtemp(prefix="hubspoke-"))
-    folder.chmod(0o755)  # as root, PostgreSQL runs as another user
-    server = LocalServer(Project(folder, folder / "warehouse"))
-    server.start()
-    with psycopg.connect(**server.parameters(), autocommit=True) as admin:
-        quoted = SECRET.replace("'", "''")
-        admin.execute(f"create role reader login password '{quoted}'")
-        admin.execute("grant pg_read_all_data to reader; grant connect on database hubspoke to reader")
-    found = server.parameters()
-    os.environ["HUBSPOKE_TEST_ADMIN"] = psycopg.conninfo.make_conninfo(**found)
-    yield f"host={found['host']} port={found['port']} dbname={found['dbname']} user=reader"
-    server.stop()
-    shutil.rmtree(folder)
+    with private_postgres() as server:
+        with psycopg.connect(**server.parameters(), autocommit=True) as admin:
+            quoted = SECRET.replace("'", "''")
+            admin.execute(f"create role reader login password '{quoted}'")
+            admin.execute("grant pg_read_all_data to reader; grant connect on database hubspoke to reader")
+        found = server.parameters()
+        os.environ["HUBSPOKE_TEST_ADMIN"] = psycopg.conninfo.make_conninfo(**found)
+        yield f"host={found['host']} port={found['port']} dbname={found['dbname']} user=reader"
 
 
 @pytest.fixture(scope="session")

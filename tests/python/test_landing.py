@@ -40,7 +40,8 @@ def test_landing_adds_load_columns_and_keeps_every_row(tmp_path: Path) -> None:
     ingest(project(zone), [table(write(tmp_path / "lines.parquet", 1000))])
     load = zone.current("shop", "lines")
     assert load is not None
-    rows = duckdb.sql(f"from '{zone.data('shop', 'lines', load)}'")
+    [data] = zone.files("shop", "lines", load)
+    rows = duckdb.sql(f"from '{data}'")
     assert rows.columns == ["id", "name", "_load_id", "_loaded_at"]
     assert rows.aggregate("count(*), sum(id), min(_load_id), max(_load_id), min(_loaded_at)").fetchone() == (
         1000,
@@ -122,7 +123,7 @@ def test_kill_at_any_instant_leaves_whole_loads_only(tmp_path: Path) -> None:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         for load in LandingZone(root).loads("shop", "lines"):
-            data = LandingZone(root).data("shop", "lines", load)
+            [data] = LandingZone(root).files("shop", "lines", load)
             assert duckdb.sql(f"select count(*) from '{data}'").fetchone() == (3_000_000,)
     ingest(project(LandingZone(root)), [table(source)])
     assert len(LandingZone(root).loads("shop", "lines")) == 1

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ import duckdb
 import psycopg
 import pytest
 import yaml
-from conftest import ROOT, Sandbox
+from conftest import ROOT, Sandbox, private_database, private_postgres
 from psycopg.conninfo import make_conninfo
 
 from hubspoke.errors import HubspokeError
@@ -117,31 +116,22 @@ class Bench:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[LocalServer]:
-    folder = Path(tempfile.mkdtemp(prefix="hubspoke-"))
-    folder.chmod(0o755)  # as root, PostgreSQL runs as another user
-    server = LocalServer(Project(folder, folder / "warehouse"))
-    server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(folder)
+    with private_postgres() as server:
+        yield server
 
 
 @pytest.fixture
 def bench(server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    name = f"test_{random.randrange(10**9)}"
+    with private_database(server) as parameters:
+        monkeypatch.setenv("HUBSPOKE_POSTGRES", make_conninfo(**parameters))
+        for account in ("BI", "CRM", "BI_NORTH", "BI_SOUTH"):
+            monkeypatch.setenv(f"HUBSPOKE_PASSWORD_{account}", PASSWORD)
+        admin = psycopg.connect(**parameters, autocommit=True)
+        bench = Bench(Project(tmp_path, tmp_path / "warehouse"), admin, duckdb.connect(), server.log)
+        bench.fill(1)
+        yield bench
+        admin.close()
     with psycopg.connect(**server.parameters(), autocommit=True) as root:
-        root.execute(f"create database {name}")
-    parameters = server.parameters() | {"dbname": name}
-    monkeypatch.setenv("HUBSPOKE_POSTGRES", make_conninfo(**parameters))
-    for account in ("BI", "CRM", "BI_NORTH", "BI_SOUTH"):
-        monkeypatch.setenv(f"HUBSPOKE_PASSWORD_{account}", PASSWORD)
-    admin = psycopg.connect(**parameters, autocommit=True)
-    bench = Bench(Project(tmp_path, tmp_path / "warehouse"), admin, duckdb.connect(), server.log)
-    bench.fill(1)
-    yield bench
-    admin.close()
-    with psycopg.connect(**server.parameters(), autocommit=True) as root:
-        root.execute(f"drop database {name} with (force)")
         for (role,) in root.execute("select rolname from pg_roles where rolname like 'spoke%'").fetchall():
             root.execute(f'drop role "{role}"')
 

@@ -126,7 +126,8 @@ def rows(project: Project) -> list[int]:
     zone = LandingZone(project.landing)
     load = zone.current("api", "orders")
     assert load is not None
-    return [row[0] for row in duckdb.sql(f"select id from '{zone.data('api', 'orders', load)}' order by id").fetchall()]
+    [data] = zone.files("api", "orders", load)
+    return [row[0] for row in duckdb.sql(f"select id from '{data}' order by id").fetchall()]
 
 
 @pytest.mark.parametrize("style", list(PAGES))
