@@ -156,7 +156,8 @@ def read(kind: str, root: Path, port: int, stop: Path, out: Path) -> None:
     counts, builds, errors = Counts(kind), set(), []
     with ExitStack() as stack:
         asks = [way(project, port, stack) for way in ways[kind]]
-        while not stop.exists():
+        started_by = os.getppid()
+        while not stop.exists() and os.getppid() == started_by:  # whoever is killed leaves no reader behind
             for ask in asks:
                 try:
                     lowest, highest, build, amount, total = map(int, ask())
@@ -278,6 +279,7 @@ def soak(root: Path, builds: int, kills: int, readers: int, console: Console) ->
     processes = []
     try:
         while not _answers(port):
+            assert server.poll() is None, "the Flight server has ended"  # noqa: S101
             time.sleep(0.1)
         fresh = multiprocessing.get_context("spawn")  # the Flight client hangs after a fork
         for number in range(readers):

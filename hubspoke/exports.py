@@ -148,7 +148,7 @@ class _TableLoad:
         }
         made = self._stage_files() if table.has_files else self._stage_connection()
         if made:
-            self._finish(made)
+            made = self._finish(made)
         shutil.rmtree(self._scratch, ignore_errors=True)
         return made
 
@@ -621,8 +621,11 @@ class _TableLoad:
             state=state,
         )
 
-    def _finish(self, load: Load) -> None:
+    def _finish(self, load: Load) -> Load:
         """Hold the load against its limits, and put its rejected rows beside it.
+
+        Returns:
+            The load as it is then.
 
         Raises:
             HubspokeError: Too many were rejected.
@@ -646,16 +649,18 @@ class _TableLoad:
                 )
             self._copy(f"select *{self._stamp} from rejects order by file, line", self.draft.folder / REJECTS)
         if load.kind == "whole" and table.key and table.load == "append":
-            self._keep_last()
+            kept = self._keep_last()
+            return load.model_copy(update={"rows": kept, "superseded": load.rows - kept})
+        return load
 
-    def _keep_last(self) -> None:
-        """Of rows with the same key, keep that of the file that comes last."""
+    def _keep_last(self) -> int:
+        """Of rows with the same key, keep that of the file that comes last; returns how many rows there are then."""
         files = ", ".join(
             f"'{quoted(path)}'" for path in sorted(self.draft.folder.glob("*.parquet")) if path.name != REJECTS
         )
         key = ", ".join(map(identifier, self._table.key))
         target = self.draft.folder / f"data{UNFINISHED}"
-        self._copy(
+        kept = self._copy(
             f"select * from read_parquet([{files}], union_by_name = true) "
             f"qualify row_number() over (partition by {key} order by _file desc) = 1",
             target,
@@ -664,6 +669,7 @@ class _TableLoad:
             if path.name != REJECTS:
                 path.unlink()
         target.rename(self.draft.folder / "data.parquet")
+        return kept
 
     def _copy(self, query: str, target: Path) -> int:
         sql = f"copy ({query}) to '{quoted(target)}' (format parquet)"

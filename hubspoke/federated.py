@@ -68,10 +68,14 @@ def _alias(name: str) -> str:
 def _view(connection: duckdb.DuckDBPyConnection, table: SourceTable, source: Address, now: datetime) -> str:
     there = relation(source, _alias(source.name), table.relation or table.table)
     try:
-        found = list(columns_of(connection, f"select * from {there}"))
+        found = columns_of(connection, f"select * from {there}")
     except duckdb.Error as error:
         return _failing(table, source.scrub(error))
-    columns = [identifier(name) for name in found]
+    # what is landed comes as text, too: Parquet has no such type
+    columns = [
+        f"cast({identifier(name)} as varchar) as {identifier(name)}" if kind.startswith("ENUM") else identifier(name)
+        for name, kind in found.items()
+    ]
     columns += [
         f"cast(null as {data_type}) as {identifier(name)}"
         for name, data_type in table.columns.items()

@@ -37,8 +37,9 @@ class Load(BaseModel):
         key: Columns that tell rows apart; empty: nothing does, and changes are inserts only.
         unchanged: Columns of which some changes do not say the value, as it is the one from before.
         position: Where the load ends in the source's log, if it came from one.
-        rows_in: Rows that the source had, where they were counted: those landed and those rejected.
+        rows_in: Rows that the source had, where they were counted: those landed, rejected and superseded.
         rejected: Rows that could not be landed; they are in ``rejects.parquet`` with the reason.
+        superseded: Rows whose key a later file of the same load has again.
         state: What the mechanism that made it has to remember.
     """
 
@@ -54,6 +55,7 @@ class Load(BaseModel):
     position: int | None = None
     rows_in: int | None = None
     rejected: int = 0
+    superseded: int = 0
     state: dict[str, Any] = {}
 
     @property

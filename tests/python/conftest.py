@@ -34,6 +34,16 @@ PARTS = [
     ".sqlfluffignore",
 ]
 
+LOGICAL = {
+    "wal_level": "logical",
+    "max_wal_senders": "20",
+    "max_replication_slots": "20",
+    "max_worker_processes": "4",
+    "fsync": "off",
+    "logical_decoding_work_mem": "1MB",
+}
+"""Settings of a server whose change log is followed."""
+
 
 @dataclass(frozen=True)
 class Sandbox:

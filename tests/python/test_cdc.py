@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 import psycopg
 import pytest
-from conftest import Sandbox, private_database, private_postgres
+from conftest import LOGICAL, Sandbox, private_database, private_postgres
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
@@ -29,15 +29,6 @@ from hubspoke.pgoutput import Decoder, Messages
 from hubspoke.postgres_server import LocalServer
 from hubspoke.postgres_types import array_as_json
 from hubspoke.project import Project
-
-LOGICAL = {
-    "wal_level": "logical",
-    "max_wal_senders": "20",
-    "max_replication_slots": "20",
-    "max_worker_processes": "4",
-    "fsync": "off",
-    "logical_decoding_work_mem": "1MB",
-}
 
 
 @pytest.fixture(scope="session")

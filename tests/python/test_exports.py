@@ -323,8 +323,11 @@ def test_of_rows_with_one_key_that_of_the_last_file_counts(shop: Shop) -> None:
     shop.declare("files: '*.csv', load: append, key: id", columns="columns: [{ name: id, data_type: bigint }]")
     shop.put("1.csv", "id,what\n1,a\n2,a\n")
     shop.put("2.csv", "id,what\n2,b\n")
-    shop.ingest()
+    assert shop.ingest().rows == 2
     assert shop.rows("id, what") == [(1, "a"), (2, "b")]
+    load = LandingZone(shop.project.landing).current("shop", "lines")
+    assert load is not None
+    assert (load.rows_in, load.rows, load.rejected, load.superseded) == (3, 2, 0, 1)
     shop.put("3.csv", "id,what\n1,c\n")
     shop.ingest()
     assert shop.rows("id, what") == [(1, "c"), (2, "b")]
