@@ -57,8 +57,12 @@ class Writer:
         self._connection.execute("set TimeZone = 'UTC'")
         register(self._connection)
 
-    def write(self, draft: Draft, name: str, rows: pa.Table, shape: Shape, loaded_at: datetime) -> int:
+    def write(
+        self, draft: Draft, name: str, rows: pa.Table, shape: Shape, missing: dict[str, str], loaded_at: datetime
+    ) -> int:
         """Write some rows of a table and return how many of their values have become null, as their type has no room.
+
+        Columns that are ``missing`` are null, in the type that is declared.
 
         Such a value stands as text in ``_uncast``, so a bad one stops nothing and is not lost.
         """
@@ -70,7 +74,8 @@ class Writer:
                 f"{value(column.name, column.type, column.oid, cast)} as {identifier(column.name)}"
                 for column in columns
             ]
-            listed = ", ".join([*values, *audit, uncast, draft.stamp(loaded_at)])
+            nulls = [f"cast(null as {kind}) as {identifier(name)}" for name, kind in missing.items()]
+            listed = ", ".join([*values, *nulls, *audit, uncast, draft.stamp(loaded_at)])
             return f"copy (select {listed} from rows) to '{quoted(draft.folder / name)}' (format parquet)"
 
         self._connection.register("rows", rows)
@@ -149,6 +154,10 @@ class _Followed:
     done: list[_Open] = field(default_factory=list)
     known: set[str] = field(default_factory=set)
     landed: int = 0
+
+    def missing(self, shape: Shape) -> dict[str, str]:
+        """Return the declared columns that a shape of it does not have, and their types."""
+        return {name: kind for name, kind in self.table.columns.items() if name not in shape.types}
 
 
 class Follower:
@@ -309,6 +318,7 @@ class Follower:
                     now = self._database.shape(followed.table, self.publication)
                     if not shape.is_same(now) or shape.files != now.files:
                         return False
+                    self._judge(followed, shape)
                     shapes.append(shape)
                 for followed, shape in zip(tables, shapes, strict=True):
                     self._close(followed)
@@ -418,6 +428,7 @@ class Follower:
         if followed.shape.is_same(now) and followed.shape.describes(relation):
             followed.relation = relation
             return
+        self._judge(followed, now)
         fresh = {c.name for c in now.columns} - set(followed.shape.types)
         if now.describes(relation) and followed.shape.grows_into(now) and not fresh & followed.known:
             self._tell(f"{followed.table.name}: its columns are now {', '.join(now.types)}")
@@ -429,6 +440,23 @@ class Follower:
         self._tell(f"{followed.table.name}: its columns or its key were altered; it is copied again")
         self._copy_again(followed)
         followed.relation = relation
+
+    def _judge(self, followed: _Followed, shape: Shape) -> None:
+        """Hold a table's columns against those declared, or, if none are, those that it had.
+
+        Raises:
+            HubspokeError: They differ, and the source says freeze.
+        """
+        table, before = followed.table, followed.shape.types if followed.shape else shape.types
+        expected = table.columns or before
+        differences = [f"{name} is not declared" for name in shape.types if name not in expected]
+        differences += [f"{name} is missing" for name in expected if name not in shape.types]
+        if differences and table.ingest.on_schema_change == "freeze":
+            raise HubspokeError(
+                f"{table.name}: its columns have changed: {'; '.join(differences)}. Nothing lands from there on, as "
+                f"{table.declared_in} says on_schema_change: freeze; the database keeps its log. Declare them as they "
+                "are, or say evolve"
+            )
 
     def _open(self, followed: _Followed, shape: Shape, kind: str) -> _Open:
         suffix = f"{self._position.position if kind == 'changes' else 0:x}"
@@ -445,7 +473,7 @@ class Follower:
         load.parts += 1
         name = "data.parquet" if load.kind == "whole" and load.parts == 1 else f"data-{load.parts:05d}.parquet"
         moment = self._copied_at if load.kind == "whole" else self._batch_at
-        nulled = self._writer.write(load.draft, name, rows, load.shape, moment)
+        nulled = self._writer.write(load.draft, name, rows, load.shape, followed.missing(load.shape), moment)
         load.rows += rows.num_rows
         followed.landed += rows.num_rows
         if "_unchanged" in rows.column_names and rows["_unchanged"].null_count < rows.num_rows:
@@ -462,7 +490,7 @@ class Follower:
         for followed in self._followed:
             self._close(followed)
             for load in followed.done:
-                loads.append((load.draft, self._describe(load, position)))
+                loads.append((load.draft, self._describe(followed, load, position)))
             followed.done = []
         self.zone.advance(self.source, loads, position)
         self._position = position
@@ -470,13 +498,13 @@ class Follower:
         self._chunks = 0
         return position
 
-    def _describe(self, load: _Open, position: Position) -> Load:
+    def _describe(self, followed: _Followed, load: _Open, position: Position) -> Load:
         return Load(
             load_id=load.draft.load_id,
             loaded_at=self._copied_at if load.kind == "whole" else self._batch_at,
             rows=load.rows,
             kind="whole" if load.kind == "whole" else "changes",
-            columns=load.shape.types,
+            columns=load.shape.types | followed.missing(load.shape),
             key=load.shape.key,
             unchanged=sorted(load.unchanged),
             position=load.position or position.position,

@@ -107,7 +107,7 @@ class Ingest(_Strict):
         requests_per_second: For REST: at most so many.
         schedule: When to ingest, as cron writes it.
         on_schema_change: What happens to columns that are not as declared. ``evolve``: they land, what is missing is
-            null. ``freeze``: nothing lands. ``quarantine``: rows that have them are rejected.
+            null. ``freeze``: nothing lands. ``quarantine``: rows that have them are rejected; not for ``cdc``.
         max_rejected: More rejected rows than this, and nothing lands.
         max_rejected_share: A larger share of rejected rows than this, and nothing lands.
         pin: For ``federated``: land a copy instead.
@@ -140,6 +140,10 @@ class Ingest(_Strict):
             )
         if self.mechanism != "export" and not self.connection:
             raise PydanticCustomError("incomplete", f"mechanism {self.mechanism}: needs connection")
+        if self.mechanism == "cdc" and self.on_schema_change == "quarantine":
+            raise PydanticCustomError(
+                "contradiction", "on_schema_change: a change log that lacks changes is none; say evolve or freeze"
+            )
         if self.schedule is not None and len(self.schedule.split()) != 5:
             raise PydanticCustomError(
                 "schedule", "schedule: five fields as cron writes them, for example '0 5 * * *' for daily at 05:00"

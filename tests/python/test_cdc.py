@@ -56,9 +56,10 @@ class Shop:
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
         return self.admin.execute(sql).fetchall()  # type: ignore[arg-type]
 
-    def declare(self, *tables: str, publish: bool = True, ingest: str = "", **meta: str) -> None:
+    def declare(self, *tables: str, publish: bool = True, ingest: str = "", columns: str = "", **meta: str) -> None:
         """Write the source's YAML, and publish its tables."""
-        lines = [f"- {{ name: {name}, config: {{ meta: {{ {meta.get(name, '')} }} }} }}" for name in tables]
+        listed = f", columns: [{columns}]" if columns else ""
+        lines = [f"- {{ name: {name}, config: {{ meta: {{ {meta.get(name, '')} }} }}{listed} }}" for name in tables]
         file = self.project.root / "models/_shop__sources.yml"
         file.parent.mkdir(exist_ok=True, parents=True)
         file.write_text(
@@ -469,6 +470,45 @@ def test_an_alteration_that_the_log_does_not_tell_whole_is_copied(things: Shop, 
     assert things.is_same("things")
 
 
+ID, NAME, SIZE, COLOUR = (
+    f"{{ name: {name}, data_type: {kind} }}"
+    for name, kind in (("id", "integer"), ("name", "varchar"), ("size", "integer"), ("colour", "varchar"))
+)
+
+
+def test_a_declared_column_that_the_database_does_not_have_is_null(things: Shop) -> None:
+    things.declare("things", columns=f"{ID}, {NAME}, {COLOUR}")
+    things.follow()
+    things.sql("alter table things drop size", "update things set name = 'x' where id < 3")
+    things.follow()
+    assert things.view("things").columns == ["id", "name", "colour", "_load_id", "_loaded_at"]
+    assert things.view("things").aggregate("count(*), count(colour), count(name)").fetchall() == [(50, 0, 50)]
+    things.sql("alter table things add colour text", "update things set colour = 'red' where id < 5")
+    things.follow()
+    assert things.is_same("things")
+
+
+def test_frozen_columns_stop_the_source_until_they_are_as_declared_and_lose_nothing(things: Shop) -> None:
+    things.declare("things", ingest=", on_schema_change: freeze", columns=f"{ID}, {NAME}, {SIZE}")
+    things.follow()
+    before = things.landed("things")
+    things.sql("insert into things values (60, 'sixty', 6)", "alter table things add colour text")
+    things.sql("insert into things values (61, 'more', 6, 'red')")
+    for _ in range(2):
+        with pytest.raises(HubspokeError, match="things: its columns have changed: colour is not declared"):
+            things.follow()
+        assert things.landed("things") == before
+    things.declare("things", ingest=", on_schema_change: freeze", columns=f"{ID}, {NAME}, {SIZE}, {COLOUR}")
+    things.follow()
+    assert things.is_same("things")
+
+
+def test_a_change_log_has_no_quarantine_for_columns(things: Shop) -> None:
+    things.declare("things", ingest=", on_schema_change: quarantine")
+    with pytest.raises(HubspokeError, match=r"_shop__sources.yml:3: .*say evolve or freeze"):
+        things.follow()
+
+
 def test_a_table_is_altered_under_load_and_nothing_is_lost(things: Shop) -> None:
     stop = threading.Event()
 
@@ -602,6 +642,44 @@ def test_status_tells_how_far_behind_it_is_and_alarms_on_kept_log(things: Shop) 
     assert status(things.project, "shop").lag_s == 0
     assert "is dropped" in drop(things.project, "shop")
     assert status(things.project, "shop").slot == "missing"
+
+
+def test_a_slot_whose_log_was_thrown_away_is_alarmed_and_copied_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dbt_project.yml").touch()
+    small = LOGICAL | {"max_slot_wal_keep_size": "16MB", "max_wal_size": "32MB", "min_wal_size": "32MB"}
+    with private_postgres(**small) as server, psycopg.connect(**server.parameters(), autocommit=True) as admin:
+        monkeypatch.setenv("HUBSPOKE_CONNECTION_SHOP", make_conninfo(**server.parameters()))
+        things = Shop(Project(tmp_path, tmp_path / "warehouse"), admin)
+        things.sql("create table things (id int primary key)", "insert into things values (1)")
+        things.declare("things")
+        things.follow()
+        for number in range(2, 6):
+            things.sql(f"insert into things values ({number})", "select pg_switch_wal()", "checkpoint")
+        assert "slot hubspoke_shop is lost" in status(things.project, "shop").alarms[0]
+        before = things.landed("things")
+        with pytest.raises(HubspokeError, match=r"(?s)slot hubspoke_shop is lost.*hubspoke cdc snapshot shop"):
+            things.follow()
+        assert things.landed("things") == before == [(1,)]
+        forget(things.project, "shop")
+        assert things.follow() == {"things": 5}
+        things.sql("insert into things values (7)")
+        assert things.follow() == {"things": 1}
+        assert things.is_same("things")
+
+
+def test_a_server_whose_log_does_not_say_what_changes_is_refused_with_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dbt_project.yml").touch()
+    with private_postgres() as server, psycopg.connect(**server.parameters(), autocommit=True) as admin:
+        monkeypatch.setenv("HUBSPOKE_CONNECTION_SHOP", make_conninfo(**server.parameters()))
+        things = Shop(Project(tmp_path, tmp_path / "warehouse"), admin)
+        things.sql("create table things (id int primary key)")
+        things.declare("things")
+        with pytest.raises(HubspokeError, match=r"wal_level is .*alter system set wal_level = logical; then restart"):
+            things.follow()
 
 
 def test_two_cannot_follow_at_once(things: Shop) -> None:

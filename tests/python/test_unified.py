@@ -173,7 +173,9 @@ def test_a_hundred_small_loads_give_what_one_gives_and_so_does_their_replay(sand
     )
     project = Project(sandbox.root, sandbox.root / "warehouse")
     tables = [table for table in read_sources(sandbox.root) if table.source == "pos"]
-    in_time = f"select *, ntile(100) over (order by transaction_timestamp, basket_id) as part from '{exports}/sent.parquet'"
+    in_time = (
+        f"select *, ntile(100) over (order by transaction_timestamp, basket_id) as part from '{exports}/sent.parquet'"
+    )
     duckdb.sql(f"create or replace temp table parts as {in_time}")
     for part in range(1, 101):
         file = f"{exports}/transactions-{part:03d}.parquet"
