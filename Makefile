@@ -16,7 +16,7 @@ install: .venv/.ready ## Create the Python environment (.venv) from constraints.
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 		{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null; } || \
 		{ echo "Python's venv module is missing. Run: sudo apt-get install python3-venv" >&2; exit 1; }
-	@echo "Creating the Python environment in .venv (about a minute)"
+	@echo "Creating the Python environment in .venv (about three minutes)"
 	@$(PYTHON) -m venv .venv
 	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --quiet --editable '.[dev]'
 	@touch $@
