@@ -1,11 +1,12 @@
 """A topic of Kafka, read by the offsets of its partitions: assigned by us, so no group of the broker takes part."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition, Uuid
 from confluent_kafka import Message as Answer
 from confluent_kafka.admin import AdminClient
 
@@ -35,7 +36,12 @@ class KafkaReader:
         }
         with self._asking():
             self._consumer = Consumer(settings | ours)
-            self._look(AdminClient(settings))
+            try:
+                self._look(AdminClient(settings))
+            except KafkaException:
+                self._consumer.poll(0)  # has it tell what it noted
+                self._consumer.close()
+                raise
 
     def _look(self, admin: AdminClient) -> None:
         found = self._consumer.list_topics(self._topic, timeout=PATIENCE_S)
@@ -45,7 +51,7 @@ class KafkaReader:
         asked = admin.describe_topics(TopicCollection([self._topic]), request_timeout=PATIENCE_S)
         identity = asked[self._topic].result().topic_id
         # brokers before 2.8 know no identity of a topic
-        self.identity = f"{self._topic} {identity if int(identity) else found.cluster_id}"
+        self.identity = f"{self._topic} {found.cluster_id if str(identity) == str(Uuid(0, 0)) else identity}"
         self.first, self.end = {}, {}
         for partition in sorted(about.partitions):
             place = TopicPartition(self._topic, partition)
@@ -74,12 +80,13 @@ class KafkaReader:
         """Return the next few messages before the ends."""
         messages: list[Message] = []
         with self._asking():
+            until = time.monotonic() + PATIENCE_S
             while self._open and not messages:
-                answers = self._consumer.consume(READ_MESSAGES, timeout=PATIENCE_S)
-                if not answers:
-                    raise BrokenStream(self._refusal or f"nothing came for {PATIENCE_S:.0f} s")
-                for answer in answers:
+                # it waits for so many or for so long
+                for answer in self._consumer.consume(READ_MESSAGES, timeout=0.1):
                     self._take(answer, messages)
+                if time.monotonic() > until:
+                    raise BrokenStream(self._refusal or f"nothing came for {PATIENCE_S:.0f} s")
         return messages
 
     def _take(self, answer: Answer, messages: list[Message]) -> None:

@@ -66,6 +66,8 @@ class NatsReader:
             password=password if user else None,
             token=None if user else password,
             allow_reconnect=False,
+            max_reconnect_attempts=1,  # which counts for the first connection, too
+            reconnect_time_wait=0,
             connect_timeout=int(PATIENCE_S),
             error_cb=note,
         )
