@@ -179,11 +179,15 @@ class _Number(float):
     text: str
 
 
+_DECODER = json.JSONDecoder(parse_float=_Number)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def _json_record(line: int, raw: str) -> Record:
     if _NO_TEXT.search(raw):
         return Record(line, _shown(raw), None, "it is not written in utf-8")
     try:
-        content = json.loads(raw, parse_float=_Number)
+        content = _DECODER.decode(raw)
     except (ValueError, RecursionError) as error:
         return Record(line, raw, None, f"it is not JSON ({error})")
     if not isinstance(content, dict):
@@ -203,7 +207,7 @@ def _json_text(value: Any) -> str | None:
         return value
     if isinstance(value, _Number):
         return value.text
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def sheet_names(path: Path, sheet: str | None) -> list[str]:
