@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,31 +42,65 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("tables", nargs=-1, metavar="[SOURCE[.TABLE]]...")
-def ingest(tables: tuple[str, ...]) -> None:
-    """Land what is new in the sources: files, databases, interfaces, change logs.
+@click.option("--every", type=click.FloatRange(min=0), metavar="SECONDS", help="Again and again, until stopped.")
+@click.option("--new-stream", is_flag=True, help="Take up a stream that was made anew; what has landed stays.")
+def ingest(tables: tuple[str, ...], every: float | None, new_stream: bool) -> None:
+    """Land what is new in the sources: files, databases, interfaces, change logs, streams.
 
-    What has landed before adds nothing. Rows that cannot be read are kept beside the load, each with the reason.
+    What has landed before adds nothing. Rows that cannot be read are kept beside the load, each with the reason. With
+    --every, only what is new is told, and a source that is down is tried again at the next turn.
     """
-    from hubspoke.exports import ingest as run
-
     project = Project.find()
     chosen = [table for table in _chosen(project, tables) if table.is_landed]
+    while True:
+        began = time.monotonic()
+        faults = _land(project, chosen, new_stream, is_quiet=every is not None)
+        if every is None:
+            if faults:
+                raise HubspokeError("\n".join(faults))
+            return
+        for fault in faults:
+            _to_stderr(f"Error: {fault}")
+        time.sleep(max(0.0, began + every - time.monotonic()))
+
+
+def _land(project: Project, chosen: list[SourceTable], new_stream: bool, is_quiet: bool) -> list[str]:
+    """Land some tables, and return what went wrong."""
+    from hubspoke.exports import ingest as run
+
+    faults = []
     exported = [table for table in chosen if table.ingest.mechanism != "cdc"]
     followed = dict.fromkeys(table.source for table in chosen if table.ingest.mechanism == "cdc")
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         tasks = {table.name: progress.add_task(table.name, total=1.0) for table in exported}
-        outcomes = run(project, exported, lambda name, share: progress.update(tasks[name], completed=share))
+        try:
+            outcomes = run(
+                project, exported, lambda name, share: progress.update(tasks[name], completed=share), new_stream
+            )
+        except HubspokeError as error:
+            outcomes = []
+            faults.append(str(error))
     for outcome in outcomes:
-        state = "landed" if outcome.is_new else "unchanged since its last load"
-        rejected = f", {outcome.rejected:,} rejected" if outcome.rejected else ""
-        click.echo(f"{outcome.name:<32} {outcome.rows:>12,} rows  {state}{rejected}")
+        for note in outcome.notes:
+            _to_stderr(note)
+        if outcome.is_new or not is_quiet:
+            state = "landed" if outcome.is_new else "unchanged since its last load"
+            rejected = f", {outcome.rejected:,} rejected" if outcome.rejected else ""
+            click.echo(f"{outcome.name:<32} {outcome.rows:>12,} rows  {state}{rejected}")
     for source in followed:
         from hubspoke.cdc import catch_up
 
-        for outcome in catch_up(project, source, _to_stderr):
-            state = "landed" if outcome.is_new else "nothing changed"
-            click.echo(f"{outcome.name:<32} {outcome.rows:>12,} rows or changes  {state}")
+        try:
+            changed = catch_up(project, source, _to_stderr)
+        except HubspokeError as error:
+            faults.append(str(error))
+            continue
+        for outcome in changed:
+            if outcome.is_new or not is_quiet:
+                state = "landed" if outcome.is_new else "nothing changed"
+                click.echo(f"{outcome.name:<32} {outcome.rows:>12,} rows or changes  {state}")
+    return faults
 
 
 @cli.group(cls=_InOrder)
@@ -107,8 +142,9 @@ def new() -> None:
 @click.option("--file", help="The file that holds the table.")
 @click.option("--files", help="A pattern for several files, each of which adds rows.")
 @click.option("--delimiter", help="Of a text file; default: a comma.")
-@click.option("--connection", help="Name of the connection to a database.")
+@click.option("--connection", help="Name of the connection to a database or a stream.")
 @click.option("--relation", help="The table in the database; default: TABLE.")
+@click.option("--topic", help="The topic of a stream, in NATS a subject.")
 @click.option("--cursor", help="Column that rises with every new or changed row.")
 @click.option("--key", multiple=True, help="Column that tells rows apart; may be given more than once.")
 @click.option("--federated", is_flag=True, help="Leave it in the database and ask it there.")
@@ -122,6 +158,7 @@ def new_source(
     delimiter: str | None,
     connection: str | None,
     relation: str | None,
+    topic: str | None,
     cursor: str | None,
     key: tuple[str, ...],
     federated: bool,
@@ -136,13 +173,15 @@ def new_source(
             connection = click.prompt("Name of the connection (HUBSPOKE_CONNECTION_<NAME>)")
     if location and not file and not files:
         file = click.prompt("The file in it", default=f"{table}.csv")
-    said = {"mechanism": "federated" if federated else "export", "location": location, "connection": connection}
+    mechanism = "federated" if federated else "stream" if topic else "export"
+    said = {"mechanism": mechanism, "location": location, "connection": connection}
     meta = {
         "file": file,
         "files": files,
         "load": "append" if files else None,
         "csv": {"delimiter": delimiter} if delimiter else None,
         "relation": relation,
+        "topic": topic,
         "cursor": cursor,
         "key": list(key) or None,
     }

@@ -1,8 +1,9 @@
 """Addresses of databases and interfaces that are read: from the environment, never from a file of the project.
 
     HUBSPOKE_CONNECTION_<NAME>       an address, for example postgresql://reader@db.example.com/shop,
-                                     mysql://reader@db.example.com/shop, sqlite:///data/shop.db or
-                                     https://api.example.com/v2; it may hold the password
+                                     mysql://reader@db.example.com/shop, sqlite:///data/shop.db,
+                                     https://api.example.com/v2, nats://reader@nats.example.com:4222 or
+                                     kafka://reader@one.example.com:9092,two.example.com:9092; it may hold the password
     <warehouse>/secrets/<name>       the password, if it is not there: one line, readable by its owner alone
 
 An address may hold a secret, so it is never printed. A database is attached with a secret that DuckDB keeps in memory.
@@ -13,7 +14,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 import duckdb
 from psycopg.conninfo import conninfo_to_dict
@@ -31,8 +32,14 @@ KINDS = {
     "sqlite": "sqlite",
     "http": "rest",
     "https": "rest",
+    "nats": "nats",
+    "tls": "nats",
+    "kafka": "kafka",
 }
-EXAMPLES = "postgresql://reader@db.example.com/shop, mysql://…, sqlite:///data/shop.db or https://api.example.com/v2"
+EXAMPLES = (
+    "postgresql://reader@db.example.com/shop, mysql://…, sqlite:///data/shop.db, https://api.example.com/v2, "
+    "nats://… or kafka://…"
+)
 SCHEMAS = {"postgres": "public", "sqlite": "main"}
 """Where a table is whose relation names no schema; in MySQL it is the address's database."""
 
@@ -43,9 +50,10 @@ class Address:
 
     Attributes:
         name: The connection's name.
-        kind: ``postgres``, ``mysql``, ``sqlite`` or ``rest``.
-        url: Of a REST interface: its address without user and password. Of SQLite: the file.
-        parameters: Of a server: host, port, user, password and dbname. Of REST: user and password.
+        kind: ``postgres``, ``mysql``, ``sqlite``, ``rest``, ``nats`` or ``kafka``.
+        url: Of a REST interface or a stream: its address without user and password. Of SQLite: the file.
+        parameters: Of a server: host, port, user, password and dbname. Of REST and NATS: user and password. Of Kafka:
+            these, and whatever else the address says.
     """
 
     name: str
@@ -54,10 +62,12 @@ class Address:
     parameters: dict[str, str] = field(default_factory=dict, repr=False)
 
     def scrub(self, error: object) -> str:
-        """Return the first line of what an error says, without the password."""
+        """Return the first line of what an error says, without a password."""
         line = first_line(error)
-        secret = self.parameters.get("password")
-        return line.replace(secret, "***") if secret else line
+        for name, value in self.parameters.items():
+            if value and ("password" in name or "secret" in name):
+                line = line.replace(value, "***")
+        return line
 
 
 def address(project: Project, name: str) -> Address:
@@ -79,11 +89,12 @@ def address(project: Project, name: str) -> Address:
         if kind == "sqlite":
             path = unquote(parts.netloc + parts.path)
             return Address(name, kind, str(project.root / (path[1:] if path.startswith("/") else path)))
+        is_stream = kind in ("nats", "kafka")  # which may name several servers
         parameters = {
             key: value
             for key, value in {
-                "host": parts.hostname,
-                "port": str(parts.port) if parts.port else None,
+                "host": parts.hostname if not is_stream else None,
+                "port": str(parts.port) if not is_stream and parts.port else None,
                 "user": unquote(parts.username) if parts.username else None,
                 "password": unquote(parts.password) if parts.password else None,
                 "dbname": unquote(parts.path.strip("/")),
@@ -92,6 +103,8 @@ def address(project: Project, name: str) -> Address:
         }
         if kind == "postgres":
             parameters = {key: str(value) for key, value in conninfo_to_dict(given).items()}
+        if kind == "kafka":
+            parameters |= dict(parse_qsl(parts.query))
     except Exception:
         kind = ""
     if not kind:
@@ -100,7 +113,11 @@ def address(project: Project, name: str) -> Address:
     if "password" not in parameters and file.is_file():
         parameters["password"] = file.read_text().strip()
     host = parts.netloc.rpartition("@")[2]
-    url = urlunsplit((parts.scheme, host, parts.path, parts.query, "")) if kind == "rest" else ""
+    url = ""
+    if kind == "rest":
+        url = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
+    if is_stream:
+        url = f"{parts.scheme}://{host}"
     return Address(name, kind, url, parameters)
 
 
@@ -129,6 +146,8 @@ def attach(connection: duckdb.DuckDBPyConnection, source: Address, alias: str) -
     Raises:
         HubspokeError: It cannot be reached, or is no database.
     """
+    if source.kind not in ("postgres", "mysql", "sqlite"):
+        raise HubspokeError(f"connection {source.name} is no database")
     name = identifier(alias)
     scanner = f"{source.kind}_scanner"
     connection.execute(f"load '{quoted(_extension(scanner))}'")

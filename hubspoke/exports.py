@@ -1,4 +1,4 @@
-"""Exports: files, SQL databases and REST interfaces, landed whole or by what is new.
+"""Exports: files, SQL databases, REST interfaces and streams, landed whole or by what is new.
 
 A file is first read by DuckDB as a whole. If anything is wrong with it, it is read again row by row, and each row that
 cannot be landed is kept in the load's ``rejects.parquet`` with what is wrong with it: rows in = rows landed + rejected.
@@ -8,9 +8,11 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -33,31 +35,39 @@ from hubspoke.file_records import (
     sheet_records,
 )
 from hubspoke.files import UNFINISHED, commit_folder, exclusive
-from hubspoke.landing import REJECTS, Draft, LandingZone, Load, Outcome
+from hubspoke.landing import REJECTS, Content, Draft, LandingZone, Load, Outcome
 from hubspoke.project import Project
 from hubspoke.rest import download
 from hubspoke.sources import SourceTable, file_format
 from hubspoke.sql import columns_of, identifier, quoted
+from hubspoke.streams import GONE, OWN, Stream, opened
 
 Progress = Callable[[str, float], None]
 """Called with a table's name and its share done, 0 to 1."""
 
 BATCH = 50_000
-TAKEN = ("_load_id", "_loaded_at", "_file", "_line", "_raw", "_reason", "_wrong")
+TAKEN = ("_load_id", "_loaded_at", "_file", "_line", "_raw", "_reason", "_wrong", *OWN)
 """Names that the source's columns cannot have."""
 PART_NUMBERS = 1 << 32
 """Numbers of changes that each file of a load may use."""
 
 
-def ingest(project: Project, tables: list[SourceTable], progress: Progress = lambda name, share: None) -> list[Outcome]:
+def ingest(
+    project: Project,
+    tables: list[SourceTable],
+    progress: Progress = lambda name, share: None,
+    new_stream: bool = False,
+) -> list[Outcome]:
     """Land what is new in every table; of a source with a table that cannot be landed, nothing.
 
-    Each load becomes visible whole. A kill while several do can leave the later ones out; run it again.
+    Each load becomes visible whole. A kill while several do can leave the later ones out; run it again. Of a stream,
+    each table is landed by itself, and each of its micro-batches.
 
     Args:
         project: The project.
         tables: What to land.
         progress: Told how far each table is.
+        new_stream: Take up a stream that was made anew.
 
     Returns:
         One outcome per table, in their order.
@@ -68,10 +78,15 @@ def ingest(project: Project, tables: list[SourceTable], progress: Progress = lam
     zone = LandingZone(project.landing)
     outcomes: list[Outcome] = []
     faults: list[str] = []
-    for source, group in groupby(tables, key=lambda table: table.source):
+    for (source, is_stream, _), group in groupby(
+        tables, key=lambda table: (table.source, table.is_stream, table.is_stream and table.table)
+    ):
         try:
             with exclusive(zone.root / source, "ingesting"):
-                outcomes += _ingest_source(project, zone, list(group), progress)
+                if is_stream:
+                    outcomes += [_ingest_stream(project, zone, table, progress, new_stream) for table in group]
+                else:
+                    outcomes += _ingest_source(project, zone, list(group), progress)
         except HubspokeError as error:
             faults.append(str(error))
     if faults:
@@ -83,11 +98,8 @@ def ingest(project: Project, tables: list[SourceTable], progress: Progress = lam
 def _ingest_source(project: Project, zone: LandingZone, tables: list[SourceTable], progress: Progress) -> list[Outcome]:
     staged: list[tuple[Draft, Load]] = []
     outcomes = []
-    scratch = zone.root / tables[0].source / f"fetched{UNFINISHED}"
     # one engine for all tables of a source: a scanner takes its time to load
-    with duckdb.connect() as engine:
-        engine.execute("set preserve_insertion_order = false; set TimeZone = 'UTC'")
-        engine.execute(f"set temp_directory = '{quoted(scratch)}'")
+    with _engine(zone, tables[0].source) as (engine, scratch):
         for table in tables:
             load = _TableLoad(project, zone, table, engine, scratch / table.table, progress)
             made = load.stage()
@@ -99,9 +111,42 @@ def _ingest_source(project: Project, zone: LandingZone, tables: list[SourceTable
                 outcomes.append(Outcome(table.name, newest.rows if newest else 0, is_new=False))
             progress(table.name, 1.0)
     for draft, made in staged:
-        (draft.folder / "commit.json").write_text(made.model_dump_json(indent=2) + "\n")
-        commit_folder(draft.folder, draft.folder.with_name(made.load_id))
+        _commit(draft, made)
     return outcomes
+
+
+def _ingest_stream(
+    project: Project, zone: LandingZone, table: SourceTable, progress: Progress, new_stream: bool
+) -> Outcome:
+    """Land a stream up to its end now, one load for each micro-batch."""
+    rows = rejected = 0
+    with opened(project, table) as reader, _engine(zone, table.source) as (engine, scratch):
+        stream = Stream(table, reader, zone.current(table.source, table.table), new_stream)
+        while True:
+            load = _TableLoad(project, zone, table, engine, scratch / table.table, lambda name, share: None, stream)
+            made = load.stage()
+            if made is None:
+                break
+            _commit(load.draft, made)
+            rows, rejected = rows + made.rows, rejected + made.rejected
+            progress(table.name, stream.share)
+    progress(table.name, 1.0)
+    return Outcome(table.name, rows, rows + rejected > 0, rejected, stream.notes)
+
+
+@contextmanager
+def _engine(zone: LandingZone, source: str) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
+    """Open an engine, and a folder for what has to be fetched."""
+    scratch = zone.root / source / f"fetched{UNFINISHED}"
+    with duckdb.connect() as engine:
+        engine.execute("set preserve_insertion_order = false; set TimeZone = 'UTC'")
+        engine.execute(f"set temp_directory = '{quoted(scratch)}'")
+        yield engine, scratch
+
+
+def _commit(draft: Draft, made: Load) -> None:
+    (draft.folder / "commit.json").write_text(made.model_dump_json(indent=2) + "\n")
+    commit_folder(draft.folder, draft.folder.with_name(made.load_id))
 
 
 @dataclass
@@ -123,17 +168,21 @@ class _TableLoad:
         engine: duckdb.DuckDBPyConnection,
         scratch: Path,
         progress: Progress,
+        stream: Stream | None = None,
     ) -> None:
         self._project, self._zone, self._table = project, zone, table
-        self._duck, self._scratch = engine, scratch
-        self._content = zone.content(table.source, table.table)
-        self._newest = self._content.newest if self._content else None
+        self._duck, self._scratch, self._stream = engine, scratch, stream
+        self._newest = zone.current(table.source, table.table)
         self._now = datetime.now(UTC).replace(microsecond=0)
         self._counts = _Counts()
         self._parts = 0
         self._stamp = ""
         self.draft = Draft("", zone.root)
         self._progress: Callable[[float], None] = lambda share: progress(table.name, share)
+
+    @cached_property
+    def _content(self) -> Content | None:
+        return self._zone.content(self._table.source, self._table.table)
 
     def stage(self) -> Load | None:
         """Write what is new to a draft; None if nothing is."""
@@ -146,7 +195,10 @@ class _TableLoad:
             name: canonical(self._duck, data_type, f"{table.declared_in}: {table.name}, column {name}")
             for name, data_type in table.columns.items()
         }
-        made = self._stage_files() if table.has_files else self._stage_connection()
+        if self._stream:
+            made = self._stage_stream(self._stream)
+        else:
+            made = self._stage_files() if table.has_files else self._stage_connection()
         if made:
             made = self._finish(made)
         shutil.rmtree(self._scratch, ignore_errors=True)
@@ -272,7 +324,7 @@ class _TableLoad:
                     raise fault from None
             else:
                 return
-        records: Callable[[], Any] = {
+        records: Callable[[], Iterable[Record]] = {
             "csv": lambda: csv_records(path, table.csv, names),
             "xlsx": lambda: sheet_records(path, table.sheet, names),
         }.get(form, lambda: json_records(path, form == "jsonl"))
@@ -434,6 +486,24 @@ class _TableLoad:
         found = self._counts.columns
         return f"select * from read_parquet('{quoted(self._scratch)}/rows/*.parquet', union_by_name = true)", found
 
+    def _stage_stream(self, stream: Stream) -> Load | None:
+        """Land the next messages; each file of rejects names their partition, each line their offset."""
+        batch = stream.next_batch()
+        if batch is None:
+            return None
+        self._begin("changes", f"{self._now:%Y%m%d%H%M%S}")
+        topic = self._table.topic
+        self._reject(
+            [
+                (f"{topic}/{partition}", first, None, None, f"offsets {first} to {last}: {GONE}")
+                for partition, first, last in batch.lost
+            ]
+        )
+        types = {name: self._types.get(name) or OWN.get(name, "VARCHAR") for name in batch.columns}
+        found = {name: name for name in batch.columns}
+        self._write_records("", batch.records, found, types, "", f"concat('{quoted(topic)}/', _partition)")
+        return self._load("changes", "", batch.state)
+
     def _since(self, cursor: str) -> str:
         """Return SQL of the lowest cursor that is read again."""
         table = self._table
@@ -535,8 +605,11 @@ class _TableLoad:
         audit = ""
         if self._is_changes and self._stamp:
             # numbered so that no two files of the load use the same
-            number = f"cast({self._parts * PART_NUMBERS} + row_number() over () as bigint)"
+            order = "order by _partition, _offset" if self._stream else ""
+            number = f"cast({self._parts * PART_NUMBERS} + row_number() over ({order}) as bigint)"
             said = {"_change": "'insert'", "_change_number": number}
+            if self._stream:
+                said["_committed_at"] = "_sent_at"
             audit = "".join(f", {said.get(key, f'cast(null as {kind})')} as {key}" for key, kind in AUDIT.items())
         target = self.draft.folder / ("data.parquet" if self._parts == 0 else f"data-{self._parts:06d}.parquet")
         self._counts.rows += self._copy(f"{select}{self._stamp}{audit} {source}", target)
@@ -550,9 +623,16 @@ class _TableLoad:
                 )
 
     def _write_records(
-        self, name: str, records: Iterable[Record], found: dict[str, str], types: dict[str, str], fault: str
+        self,
+        name: str,
+        records: Iterable[Record],
+        found: dict[str, str],
+        types: dict[str, str],
+        fault: str,
+        origin: str = "",
     ) -> None:
-        """Land the rows of a file that can be, and note the others."""
+        """Land the rows of a file that can be, and note the others; ``origin`` is SQL of where each one is from."""
+        origin = origin or f"'{quoted(name)}'"
         values = ", ".join(lenient(given, types[given]) + f" as {identifier(given)}" for given in found)
         good = f"good_{self._parts}"
         self._duck.execute(
@@ -571,7 +651,7 @@ class _TableLoad:
             self._duck.register("batch", _arrow(batch, list(found)))
             if fault:
                 self._duck.execute(
-                    f"insert into rejects select '{quoted(name)}', _line, null, _raw, '{quoted(fault)}' from batch"
+                    f"insert into rejects select {origin}, _line, null, _raw, '{quoted(fault)}' from batch"
                 )
                 continue
             self._duck.execute(f"create or replace temp table judged as select *, {wrong} as _wrong from batch")
@@ -581,7 +661,7 @@ class _TableLoad:
             named = "array_to_string(list_transform(_wrong, lambda it: it.name), ', ')" if faults else "null"
             reasons = f"array_to_string({about}, '; ')" if faults else "''"
             self._duck.execute(
-                f"insert into rejects select '{quoted(name)}', _line, "
+                f"insert into rejects select {origin}, _line, "
                 f"case when _reason is null then {named} end, _raw, "
                 f"coalesce(_reason, {reasons}) from judged where _reason is not null or len(_wrong) > 0"
             )
@@ -593,7 +673,8 @@ class _TableLoad:
         self._duck.execute(f"drop table {good}")
 
     def _reject(self, rows: list[tuple[Any, ...]]) -> None:
-        self._duck.executemany("insert into rejects values (?, ?, ?, ?, ?)", rows)
+        if rows:
+            self._duck.executemany("insert into rejects values (?, ?, ?, ?, ?)", rows)
 
     def _reject_relation(self, name: str, reader: str, reason: str) -> None:
         self._duck.execute(
@@ -608,13 +689,16 @@ class _TableLoad:
         table, counts = self._table, self._counts
         counts.rejected = int(self._one("select count(*) from rejects"))
         is_plain = not table.is_incremental and self._parts <= 1
+        columns = counts.columns
+        if kind == "changes" and self._newest:  # what these rows happen not to have stays a column of the table
+            columns = self._newest.columns | columns
         return Load(
             load_id=self.draft.load_id,
             loaded_at=self._now,
             rows=counts.rows,
             kind=kind,
             fingerprint=digest,
-            columns={} if is_plain else counts.columns,
+            columns={} if is_plain else columns,
             key=[] if is_plain else list(table.key),
             rows_in=counts.rows + counts.rejected,
             rejected=counts.rejected,
@@ -634,7 +718,8 @@ class _TableLoad:
         if load.rejected:
             first = self._duck.execute("select file, line, reason from rejects order by file, line limit 1").fetchone()
             file, line, reason = first or ("", None, "")
-            told = f"the first: {file or table.table}{f', line {line}' if line else ''}: {reason}"
+            place = "offset" if self._stream else "line"
+            told = f"the first: {file or table.table}{f', {place} {line}' if line is not None else ''}: {reason}"
             of = f"{load.rejected:,} of {load.rows_in:,} rows are rejected"
             if load.kind == "whole" and not load.rows:
                 raise HubspokeError(f"{table.name}: no row can be landed, {of}; {told}. Nothing was landed")

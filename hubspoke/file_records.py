@@ -132,7 +132,7 @@ def json_records(path: Path, is_lines: bool) -> Iterator[Record]:
         with path.open("rb") as file:
             for line, content in enumerate(file, 1):
                 if content.strip():
-                    yield _json_record(line, content.decode("utf-8-sig", errors="hubspoke").strip())
+                    yield json_record(line, content)
         return
     text = path.read_bytes().decode("utf-8-sig", errors="hubspoke")
     decoder = json.JSONDecoder()
@@ -163,11 +163,31 @@ def _after_space(text: str, place: int) -> int:
     return place
 
 
+def json_record(line: int, content: bytes) -> Record:
+    """Read one object."""
+    return _json_record(line, content.decode("utf-8-sig", errors="hubspoke").strip())
+
+
+class _Number(float):
+    """A number that knows how it was written, as a decimal may have more digits than a float."""
+
+    def __new__(cls, text: str) -> "_Number":
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    text: str
+
+
+_DECODER = json.JSONDecoder(parse_float=_Number)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def _json_record(line: int, raw: str) -> Record:
     if _NO_TEXT.search(raw):
         return Record(line, _shown(raw), None, "it is not written in utf-8")
     try:
-        content = json.loads(raw)
+        content = _DECODER.decode(raw)
     except (ValueError, RecursionError) as error:
         return Record(line, raw, None, f"it is not JSON ({error})")
     if not isinstance(content, dict):
@@ -185,7 +205,9 @@ def _is_no_text(value: str | None) -> bool:
 def _json_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    if isinstance(value, _Number):
+        return value.text
+    return _ENCODER.encode(value)
 
 
 def sheet_names(path: Path, sheet: str | None) -> list[str]:

@@ -61,7 +61,11 @@ class Load(BaseModel):
     @property
     def sequence(self) -> int:
         """Its place among the loads of its table."""
-        return int(self.load_id.partition("-")[0])
+        return _sequence(self.load_id)
+
+
+def _sequence(load_id: str) -> int:
+    return int(load_id.partition("-")[0])
 
 
 class Position(BaseModel):
@@ -105,12 +109,14 @@ class Outcome:
         rows: Rows of the load that is current now.
         is_new: Whether this run landed it; False if it had landed before.
         rejected: Rows that this run could not land.
+        notes: What a person should know of it.
     """
 
     name: str
     rows: int
     is_new: bool
     rejected: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,9 +169,14 @@ class LandingZone:
         ]
 
     def current(self, source: str, table: str) -> Load | None:
-        """Return a table's newest load."""
-        loads = self.loads(source, table)
-        return loads[-1] if loads else None
+        """Return a table's newest load, without reading the others."""
+        reached = self.reached(source)
+        folders = [path for path in (self.root / source / table).glob("*-*/") if UNFINISHED not in path.name]
+        for folder in sorted(folders, key=lambda path: _sequence(path.name), reverse=True):
+            load = Load.model_validate_json((folder / "commit.json").read_text())
+            if load.position is None or load.position <= reached:
+                return load
+        return None
 
     def content(self, source: str, table: str, reached: int | None = None) -> Content | None:
         """Return what makes up a table now; None if nothing has landed. ``reached`` is that of ``loads``."""
@@ -216,7 +227,7 @@ class LandingZone:
     def next_sequence(self, source: str, table: str) -> int:
         """Return the number of a table's next load."""
         loads = [path.name for path in (self.root / source / table).glob("*-*/") if UNFINISHED not in path.name]
-        return max((int(name.partition("-")[0]) for name in loads), default=0) + 1
+        return max(map(_sequence, loads), default=0) + 1
 
     def seal(self, source: str, tables: list[str]) -> None:
         """Take the loads that are visible out of the source's log: they stay visible wherever it stands."""

@@ -14,6 +14,7 @@ from hubspoke.project import Project
 from hubspoke.rest import download
 from hubspoke.sources import SourceTable, file_format
 from hubspoke.sql import columns_of, quoted
+from hubspoke.streams import opened, read_message
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ def probe(project: Project, table: SourceTable, scratch: Path) -> dict[str, str]
         scratch: An empty folder for what has to be fetched.
 
     Returns:
-        Columns and their types in DuckDB; of text files, as DuckDB would guess them.
+        Columns and their types in DuckDB; of texts, as DuckDB would guess them. Of a stream those of its newest
+        message, none if it has none.
 
     Raises:
         HubspokeError: It cannot be reached, or not be read.
@@ -55,6 +57,8 @@ def probe(project: Project, table: SourceTable, scratch: Path) -> dict[str, str]
                 return _file_columns(connection, table, name, path)
             except (BadFile, duckdb.Error) as error:
                 raise HubspokeError(f"{table.name}: {files[-1].url}: {str(error).splitlines()[0]}") from None
+        if table.is_stream:
+            return _message_columns(connection, project, table, scratch)
         source = address(project, str(table.ingest.connection))
         if source.kind == "rest":
             answer = scratch / "answer.jsonl"
@@ -83,6 +87,8 @@ def check(project: Project, tables: list[SourceTable], scratch: Path) -> list[Fi
 
 
 def _differences(table: SourceTable, found: dict[str, str]) -> list[str]:
+    if table.is_stream and not found:
+        return ["it has no message yet"]
     given = {name.lower(): data_type for name, data_type in found.items()}
     with duckdb.connect() as connection:
         declared = {
@@ -91,7 +97,7 @@ def _differences(table: SourceTable, found: dict[str, str]) -> list[str]:
         }
     # what a text says is read as declared; only a source that has types can have others
     has_types = not table.has_files or file_format(table.file or table.files) == "parquet"
-    is_typed = has_types and table.rest is None
+    is_typed = has_types and table.rest is None and not table.is_stream
     differences = [f"{name} is declared and not there" for name in declared if name.lower() not in given]
     known = {name.lower() for name in declared}
     differences += [f"{name} is there and not declared" for name in found if declared and name.lower() not in known]
@@ -101,6 +107,21 @@ def _differences(table: SourceTable, found: dict[str, str]) -> list[str]:
         if is_typed and given.get(name.lower(), data_type) != data_type
     ]
     return differences
+
+
+def _message_columns(
+    connection: duckdb.DuckDBPyConnection, project: Project, table: SourceTable, scratch: Path
+) -> dict[str, str]:
+    with opened(project, table) as reader:
+        newest = reader.newest()
+    if newest is None:
+        return {}
+    record = read_message(newest)
+    if record.values is None:
+        raise HubspokeError(f"{table.name}: its newest message cannot be read (offset {record.line}): {record.reason}")
+    file = scratch / "message.json"
+    file.write_text(record.raw)
+    return columns_of(connection, f"select * from read_json('{quoted(file)}')")
 
 
 def _file_columns(connection: duckdb.DuckDBPyConnection, table: SourceTable, name: str, path: Path) -> dict[str, str]:

@@ -53,10 +53,18 @@ def new_source(
     )
     with tempfile.TemporaryDirectory(prefix="hubspoke-") as scratch:
         columns = probe(project, asked, Path(scratch))
+    if not columns:
+        raise HubspokeError(f"topic {asked.topic} has no message yet that would say its columns; try again later")
     audit = {
         "_load_id": ("varchar", "Load that landed the row."),
         "_loaded_at": ("timestamp", "UTC time of that load."),
     }
+    if asked.is_stream:
+        audit |= {
+            "_partition": ("integer", "Partition of the topic that had the message."),
+            "_offset": ("bigint", "The message's place in it."),
+            "_sent_at": ("timestamp", "The broker's UTC time of the message."),
+        }
     described = {name: (kind.lower(), f"To be described ({name}).") for name, kind in columns.items()} | audit
     content = {
         "sources": [

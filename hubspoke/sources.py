@@ -99,9 +99,10 @@ class Ingest(_Strict):
     Attributes:
         mechanism: ``export``: files, a SQL database or a REST interface, read whole or by what is new. ``federated``: a
             SQL database that is asked in place, by the build. ``cdc``: the change log of a PostgreSQL database.
+            ``stream``: messages of NATS JetStream or Kafka.
         location: Folder of the files, absolute or from the project's root; ``package:<module>/<folder>`` for files that
             an installed Python package ships; or an address that fsspec knows (``https://…``, ``s3://…``).
-        connection: Name of the address of a database or REST interface (``hubspoke/connections.py``).
+        connection: Name of the address of a database, REST interface or stream (``hubspoke/connections.py``).
         auth: For REST: how the secret is sent.
         auth_name: For ``auth: key``: the header that carries it.
         requests_per_second: For REST: at most so many.
@@ -117,7 +118,7 @@ class Ingest(_Strict):
             this source, for example ``500MB``.
     """
 
-    mechanism: Literal["export", "federated", "cdc"]
+    mechanism: Literal["export", "federated", "cdc", "stream"]
     location: str | None = None
     connection: str | None = Field(default=None, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
     auth: Literal["none", "bearer", "basic", "key"] = "none"
@@ -174,6 +175,7 @@ class SourceTable(_Strict):
         lookback: (meta) Rows are read again from so far before the highest cursor, for those that come late: a number,
             or an interval such as ``1 day``.
         rest: (meta) What to ask a REST interface for.
+        topic: (meta) Of a stream: the topic, or in NATS the subject.
         frequency: (meta) How often something new is to be expected.
         retries: (meta) How often a REST request is tried.
     """
@@ -196,6 +198,7 @@ class SourceTable(_Strict):
     cursor: str = ""
     lookback: str | int | float | None = None
     rest: Rest | None = None
+    topic: str = ""
     frequency: Literal["hourly", "daily", "weekly", "monthly", "yearly"] | None = None
     retries: int = Field(default=5, ge=1)
 
@@ -210,6 +213,11 @@ class SourceTable(_Strict):
         return self.ingest.mechanism == "export" and self.ingest.location is not None
 
     @property
+    def is_stream(self) -> bool:
+        """Whether it comes as messages."""
+        return self.ingest.mechanism == "stream"
+
+    @property
     def is_landed(self) -> bool:
         """Whether it is copied into the landing zone; a federated source stays where it is."""
         return self.ingest.mechanism != "federated" or self.ingest.pin
@@ -217,7 +225,7 @@ class SourceTable(_Strict):
     @property
     def is_incremental(self) -> bool:
         """Whether its later loads may hold changes only."""
-        return bool(self.cursor) or self.load == "append"
+        return bool(self.cursor) or self.load == "append" or self.is_stream
 
 
 _ABOUT = {"owner", "class"}
@@ -234,6 +242,7 @@ _SAID = (
     "cursor",
     "lookback",
     "rest",
+    "topic",
     "frequency",
     "retries",
 )
@@ -382,8 +391,17 @@ def _read_source(root: Path, file: _File, place: int, source: dict[str, Any]) ->
 
 def _contradictions(table: SourceTable) -> list[str]:
     found = []
+    if table.topic and not table.is_stream:
+        found.append("topic is for mechanism: stream")
     if table.ingest.mechanism == "cdc":
-        return []
+        return found
+    if table.is_stream:
+        if not table.topic:
+            found.append("say which topic it is, in NATS a subject: config: { meta: { topic: orders.created } }")
+        for word in ("cursor", "rest", "load"):
+            if word in table.model_fields_set:
+                found.append(f"{word} is not for a stream, of which each message lands")
+        return found
     if table.has_files:
         if bool(table.file) == bool(table.files):
             found.append(

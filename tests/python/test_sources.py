@@ -40,7 +40,7 @@ def test_a_location_is_a_folder_of_the_project(tmp_path: Path) -> None:
             "mechanism: export",
             "mechanism: exports",
             4,
-            "exports is not one of export, federated, cdc. Do you mean export?",
+            "exports is not one of export, federated, cdc, stream. Do you mean export?",
         ),
         (
             "location: exports",
