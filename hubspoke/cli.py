@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -66,6 +66,9 @@ def ingest(tables: tuple[str, ...]) -> None:
         for outcome in catch_up(project, source, _to_stderr):
             state = "landed" if outcome.is_new else "nothing changed"
             click.echo(f"{outcome.name:<32} {outcome.rows:>12,} rows or changes  {state}")
+    from hubspoke.compaction import tidy
+
+    tidy(project, chosen, _to_stderr)
 
 
 @cli.group(cls=_InOrder)
@@ -92,6 +95,28 @@ def sources_check(names: tuple[str, ...]) -> None:
     away = sum(not finding.is_reached for finding in findings)
     if away:
         raise HubspokeError(f"{away} of {len(findings)} tables did not answer")
+
+
+@cli.group(cls=_InOrder)
+def landing() -> None:
+    """What has landed, and whether it is tidy."""
+
+
+@landing.command(name="compact")
+@click.argument("names", nargs=-1, metavar="[SOURCE[.TABLE]]...")
+@click.option("--grace", default=60.0, show_default=True, metavar="MINUTES", help="How long replaced loads stay.")
+def landing_compact(names: tuple[str, ...], grace: float) -> None:
+    """Merge small loads and files, and remove what a declared retention gives up.
+
+    Tables show the same rows as before, and nothing is built again for it. It may run beside ingestion and builds; what
+    the hub's last build reads is never removed. Nothing is said of tables that are tidy.
+    """
+    from hubspoke.compaction import compact
+
+    project = Project.find()
+    for done in compact(project, _chosen(project, names), timedelta(minutes=grace)):
+        if not done.is_nothing:
+            click.echo(str(done))
 
 
 @cli.group(cls=_InOrder)
