@@ -102,6 +102,29 @@ def landing() -> None:
     """What has landed, and whether it is tidy."""
 
 
+@landing.command(name="report")
+@click.argument("names", nargs=-1, metavar="[SOURCE[.TABLE]]...")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page to this file instead.")
+@click.option("--strict", is_flag=True, help="End with 1 if there is a finding.")
+def landing_report(names: tuple[str, ...], html: Path | None, strict: bool) -> None:
+    """Show what has landed, how it grows, and what is not as it should be, with what to do about it.
+
+    Reads metadata only. Bars are rows that landed, day by day, today on the right.
+    """
+    from hubspoke.landing_report import report
+
+    tables = report(Project.find(), names)
+    if html:
+        write_page("landing.html", html, tables=tables, now=datetime.now(UTC))
+        click.echo(f"Wrote {html}. Open it in a browser.")
+    for table in tables if not html else []:
+        click.echo(str(table))
+    findings = sum(len(table.findings) for table in tables)
+    click.echo(f"{len(tables)} tables, {sum(table.size for table in tables) / 1e6:,.1f} MB; {findings} findings")
+    if strict and findings:
+        sys.exit(1)
+
+
 @landing.command(name="compact")
 @click.argument("names", nargs=-1, metavar="[SOURCE[.TABLE]]...")
 @click.option("--grace", default=60.0, show_default=True, metavar="MINUTES", help="How long replaced loads stay.")

@@ -356,7 +356,14 @@ class _Table:
             return False
         rows = self._one(f"select count(*) from ({current})")
         folded = last.model_copy(
-            update={"kind": "whole", "rows": rows, "unchanged": [], "rows_in": None, "rejected": 0}
+            update={
+                "kind": "whole",
+                "rows": rows,
+                "unchanged": [],
+                "position": last.position if whole.position is not None else None,
+                "rows_in": None,
+                "rejected": 0,
+            }
         )
         size = sum(file.stat().st_size for load in [whole, *old] for file in self._files(load))
         self._commit([whole, *old], folded, current, size, [])
@@ -416,7 +423,7 @@ class _Table:
             size = sum(file.stat().st_size for file in (self._folder / name).iterdir())
             self.done.waiting += size
             is_read = "/".join([*self._names, name]) in pinned
-            if not is_read and since <= self._now - self._grace:
+            if not is_read and since <= datetime.now(UTC) - self._grace:
                 self.doomed[name] = size
 
     def _made_at(self, load: Load) -> datetime:
