@@ -326,6 +326,7 @@ class _Table:
                 "unchanged": sorted({name for load in run for name in load.unchanged}),
                 "rows_in": sum(counted) if len(counted) == len(run) else None,
                 "rejected": sum(load.rejected for load in run),
+                "superseded": sum(load.superseded for load in run),
             }
         )
         size = sum(file.stat().st_size for file in files)
@@ -363,6 +364,7 @@ class _Table:
                 "position": last.position if whole.position is not None else None,
                 "rows_in": None,
                 "rejected": 0,
+                "superseded": 0,
             }
         )
         size = sum(file.stat().st_size for load in [whole, *old] for file in self._files(load))
