@@ -21,6 +21,7 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 
+from hubspoke.compaction import PILE, tidy
 from hubspoke.connections import postgres_parameters
 from hubspoke.errors import HubspokeError, first_line
 from hubspoke.files import write_whole
@@ -176,6 +177,7 @@ class Follower:
         """
         ingest = tables[0].ingest
         self.source = source
+        self._project = project
         self.zone = LandingZone(project.landing)
         self.slot = ingest.slot or f"hubspoke_{source}"
         self.publication = ingest.publication or f"hubspoke_{source}"
@@ -355,7 +357,8 @@ class Follower:
         assert self._stream is not None  # noqa: S101
         end = self._database.end_of_log() if once else 0
         flush_at = time.monotonic() + flush_s
-        with ThreadPoolExecutor(1) as worker:
+        batches = 0
+        with ThreadPoolExecutor(1) as worker, ThreadPoolExecutor(1) as tidier:
             work: Future[None] = worker.submit(lambda: None)
             while True:
                 now = time.monotonic()
@@ -378,6 +381,9 @@ class Follower:
                     if position > self._position.position:
                         clock = datetime.fromtimestamp(as_of / 1e6, UTC)
                         self._commit(Position(position=position, as_of=clock, state=self._position.state))
+                        if not once and batches % PILE == 0:
+                            tidier.submit(tidy, self._project, self._tables, self._tell, holds_lock=True)
+                        batches += 1
                     self._stream.confirm(position)
                     flush_at = time.monotonic() + flush_s
                     if is_at_end:

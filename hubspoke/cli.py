@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -100,6 +100,9 @@ def _land(project: Project, chosen: list[SourceTable], new_stream: bool, is_quie
             if outcome.is_new or not is_quiet:
                 state = "landed" if outcome.is_new else "nothing changed"
                 click.echo(f"{outcome.name:<32} {outcome.rows:>12,} rows or changes  {state}")
+    from hubspoke.compaction import tidy
+
+    tidy(project, chosen, _to_stderr)
     return faults
 
 
@@ -127,6 +130,51 @@ def sources_check(names: tuple[str, ...]) -> None:
     away = sum(not finding.is_reached for finding in findings)
     if away:
         raise HubspokeError(f"{away} of {len(findings)} tables did not answer")
+
+
+@cli.group(cls=_InOrder)
+def landing() -> None:
+    """What has landed, and whether it is tidy."""
+
+
+@landing.command(name="report")
+@click.argument("names", nargs=-1, metavar="[SOURCE[.TABLE]]...")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page to this file instead.")
+@click.option("--strict", is_flag=True, help="End with 1 if there is a finding.")
+def landing_report(names: tuple[str, ...], html: Path | None, strict: bool) -> None:
+    """Show what has landed, how it grows, and what is not as it should be, with what to do about it.
+
+    Reads metadata only. Bars are rows that landed, day by day, today on the right.
+    """
+    from hubspoke.landing_report import report
+
+    tables = report(Project.find(), names)
+    if html:
+        write_page("landing.html", html, tables=tables, now=datetime.now(UTC))
+        click.echo(f"Wrote {html}. Open it in a browser.")
+    for table in tables if not html else []:
+        click.echo(str(table))
+    findings = sum(len(table.findings) for table in tables)
+    click.echo(f"{len(tables)} tables, {sum(table.size for table in tables) / 1e6:,.1f} MB; {findings} findings")
+    if strict and findings:
+        sys.exit(1)
+
+
+@landing.command(name="compact")
+@click.argument("names", nargs=-1, metavar="[SOURCE[.TABLE]]...")
+@click.option("--grace", default=60.0, show_default=True, metavar="MINUTES", help="How long replaced loads stay.")
+def landing_compact(names: tuple[str, ...], grace: float) -> None:
+    """Merge small loads and files, and remove what a declared retention gives up.
+
+    Tables show the same rows as before, and nothing is built again for it. It may run beside ingestion and builds; what
+    the hub's last build reads is never removed. Nothing is said of tables that are tidy.
+    """
+    from hubspoke.compaction import compact
+
+    project = Project.find()
+    for done in compact(project, _chosen(project, names), timedelta(minutes=grace)):
+        if not done.is_nothing:
+            click.echo(str(done))
 
 
 @cli.group(cls=_InOrder)

@@ -5,6 +5,7 @@ runs.
 """
 
 import json
+import re
 import threading
 from typing import Any
 from weakref import WeakValueDictionary
@@ -37,7 +38,8 @@ class Plugin(BasePlugin):
         store.location.let_in(conn)
 
         def landed() -> str:
-            return json.dumps(landed_tables(self.project))
+            with conn.cursor() as cursor:
+                return json.dumps(pinned_tables(self.project, cursor))
 
         def federated(names: str) -> str:
             try:
@@ -89,6 +91,23 @@ def first_fault(cursor: duckdb.DuckDBPyConnection, relation: str, expressions: l
     return {}
 
 
+READ = re.compile(r"([^/'\[]+/[^/']+/\d+-[^/']+)/[^/']+\.parquet'")
+"""A load among the files that a view reads."""
+
+
+def pinned_tables(project: Project, cursor: duckdb.DuckDBPyConnection) -> dict[str, dict[str, Any]]:
+    """Return ``landed_tables``, once it is noted that they are read: compaction lets them be.
+
+    So are those that the hub's views read until now: a run may end before it has made all of its own.
+    """
+    until_now = cursor.execute("select sql from duckdb_views() where not internal").fetchall()
+    found = landed_tables(project)
+    from_now = [(sql,) for landed in found.values() for sql in landed["views"].values()]
+    if found:
+        LandingZone(project.landing).pin({load for (sql,) in until_now + from_now for load in READ.findall(sql)})
+    return found
+
+
 def landed_tables(project: Project) -> dict[str, dict[str, Any]]:
     """Return what makes up every landed table now.
 
@@ -98,10 +117,10 @@ def landed_tables(project: Project) -> dict[str, dict[str, Any]]:
     """
     zone = LandingZone(project.landing)
     # asked once: all tables of a source are from one instant, whatever lands meanwhile
-    reached = {folder.name: zone.reached(folder.name) for folder in project.landing.glob("*/")}
+    tables = zone.tables()
+    reached = {source: zone.reached(source) for source, _ in tables}
     found: dict[str, dict[str, Any]] = {}
-    for folder in sorted(project.landing.glob("*/*/")):
-        source, table = folder.parent.name, folder.name
+    for source, table in tables:
         content = zone.content(source, table, reached[source])
         if content:
             views = table_views(zone, source, table, content)

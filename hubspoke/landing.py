@@ -4,16 +4,21 @@ A load is a folder ``<source>/<table>/<load_id>/`` with Parquet files and ``comm
 name and renamed when it is complete, so whatever carries a load's name is a whole load. A load is the whole table, or
 holds changes to what came before.
 
+A load that compaction has made (``hubspoke/compaction.py``) stands for all those from one number to another. They
+are no part of the table from the rename on that makes it visible; their folders go later, when nobody reads them any
+more. What the hub's views read is noted in ``pinned.json``.
+
 A source that is followed by its own log has a file ``<source>/position.json``: how far in the log its tables are.
 Loads that lie further are not there yet. So loads of many tables become visible at once, by the rename of one file.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
@@ -27,7 +32,8 @@ class Load(BaseModel):
     """One committed load of one table (the content of ``commit.json``).
 
     Attributes:
-        load_id: ``<sequence>-<fingerprint>``; sorts by age within its table.
+        load_id: ``<sequence>-<fingerprint>``, or ``<last>-from<first>-<moment>`` if it stands for all loads from one
+            number to another; sorts by age within its table.
         loaded_at: UTC time of the load.
         rows: Rows landed.
         kind: ``whole``: it is the table; ``changes``: it holds what changed since the loads before.
@@ -41,6 +47,7 @@ class Load(BaseModel):
         rejected: Rows that could not be landed; they are in ``rejects.parquet`` with the reason.
         superseded: Rows whose key a later file of the same load has again.
         state: What the mechanism that made it has to remember.
+        by_day: If it stands for others: how many of their rows landed on which day.
     """
 
     load_id: str
@@ -57,15 +64,46 @@ class Load(BaseModel):
     rejected: int = 0
     superseded: int = 0
     state: dict[str, Any] = {}
+    by_day: dict[date, int] = {}
 
     @property
     def sequence(self) -> int:
         """Its place among the loads of its table."""
-        return _sequence(self.load_id)
+        return _Name.of(self.load_id).last
+
+    @property
+    def first(self) -> int:
+        """Number of the first load that it stands for; its own if only for itself."""
+        return _Name.of(self.load_id).first
+
+    @property
+    def stands_for_others(self) -> bool:
+        """Whether compaction has made it."""
+        return _Name.of(self.load_id).stands_for_others
+
+    @property
+    def days(self) -> dict[date, int]:
+        """How many of its rows landed on which day."""
+        return self.by_day or {self.loaded_at.date(): self.rows}
 
 
-def _sequence(load_id: str) -> int:
-    return int(load_id.partition("-")[0])
+class _Name(NamedTuple):
+    """A load's name, and the numbers of the loads that it stands for, if it is not only itself."""
+
+    load_id: str
+    first: int
+    last: int
+    stands_for_others: bool
+
+    @classmethod
+    def of(cls, load_id: str) -> "_Name":
+        number, _, rest = load_id.partition("-")
+        first = rest.partition("-")[0].removeprefix("from") if rest.startswith("from") else ""
+        return cls(load_id, int(first or number), int(number), bool(first))
+
+    def replaces(self, other: "_Name") -> bool:
+        """Say whether this one, being visible, stands for another, if it is not older than that."""
+        return self.stands_for_others and self.first <= other.first and other.last <= self.last
 
 
 class Position(BaseModel):
@@ -142,6 +180,10 @@ class LandingZone:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def tables(self) -> list[tuple[str, str]]:
+        """List the sources and tables that have a folder."""
+        return sorted((path.parent.name, path.name) for path in self.root.glob("[!.]*/[!.]*/"))
+
     def loads(self, source: str, table: str, reached: int | None = None) -> list[Load]:
         """List a table's committed loads, oldest first.
 
@@ -151,31 +193,71 @@ class LandingZone:
             reached: Read a log up to this position; default: as far as it has landed. Whoever reads several tables
                 asks for the position once, so that all of them are from one instant.
         """
-        if reached is None:
-            reached = self.reached(source)
-        loads = [load for load in self._written(source, table) if load.position is None or load.position <= reached]
-        return sorted(loads, key=lambda load: load.sequence)
+        return self._read(source, table, self.reached(source) if reached is None else reached)[0]
 
     def reached(self, source: str) -> int:
         """Return how far a source's log has landed; 0 if nothing has, or it is not followed."""
         position = self.position(source)
         return position.position if position else 0
 
-    def _written(self, source: str, table: str) -> list[Load]:
-        """List a table's loads, those too that lie beyond the source's position."""
-        commits = (self.root / source / table).glob("*/commit.json")
-        return [
-            Load.model_validate_json(commit.read_text()) for commit in commits if UNFINISHED not in commit.parent.name
-        ]
+    def beyond(self, source: str, table: str) -> list[Load]:
+        """List a table's loads that lie beyond the source's position: being made visible now, or left by a crash."""
+        return self._read(source, table, self.reached(source))[1]
+
+    def replaced(self, source: str, table: str) -> dict[str, Load]:
+        """Return the names of loads that are no part of the table any more, and what stands for each."""
+        loads, beyond = self._read(source, table, self.reached(source))
+        there = {load.load_id for load in [*loads, *beyond]}
+        gone = [name for name in self._names(source, table) if name.load_id not in there]
+        return {name.load_id: load for name in gone for load in loads if _Name.of(load.load_id).replaces(name)}
+
+    def folders(self, source: str, table: str) -> int:
+        """Count a table's loads, those too that others stand for; quick."""
+        return len(self._names(source, table))
+
+    def _names(self, source: str, table: str) -> list[_Name]:
+        """List the names of a table's loads, each after all that may stand for it."""
+        folder = self.root / source / table
+        there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        names = [_Name.of(name) for name in there if name.partition("-")[0].isdigit() and UNFINISHED not in name]
+        return sorted(names, key=lambda it: (it.last - it.first, it.stands_for_others, it.load_id), reverse=True)
+
+    def _read(self, source: str, table: str, reached: int) -> tuple[list[Load], list[Load]]:
+        """Read a table's loads, oldest first: those that are visible, and those beyond a position.
+
+        Loads that a visible one stands for are not even opened: there may be thousands.
+        """
+        visible: list[Load] = []
+        beyond: list[Load] = []
+        standing: list[_Name] = []
+        for name in self._names(source, table):
+            if any(other.replaces(name) for other in standing):
+                continue
+            folder = self.root / source / table / name.load_id
+            try:
+                load = Load.model_validate_json((folder / "commit.json").read_text())
+            except FileNotFoundError:
+                if folder.is_dir():
+                    continue  # not a load
+                return self._read(source, table, reached)  # it was replaced, and removed just now
+            if load.position is not None and load.position > reached:
+                beyond.append(load)
+                continue
+            visible.append(load)
+            if name.stands_for_others:
+                standing.append(name)
+        return sorted(visible, key=lambda load: load.sequence), sorted(beyond, key=lambda load: load.sequence)
 
     def current(self, source: str, table: str) -> Load | None:
         """Return a table's newest load, without reading the others."""
         reached = self.reached(source)
-        folders = [path for path in (self.root / source / table).glob("*-*/") if UNFINISHED not in path.name]
-        for folder in sorted(folders, key=lambda path: _sequence(path.name), reverse=True):
-            load = Load.model_validate_json((folder / "commit.json").read_text())
-            if load.position is None or load.position <= reached:
-                return load
+        names = self._names(source, table)
+        for name in sorted(names, key=lambda it: (it.last, it.stands_for_others, it.load_id), reverse=True):
+            commit = self.root / source / table / name.load_id / "commit.json"
+            if commit.exists():
+                load = Load.model_validate_json(commit.read_text())
+                if load.position is None or load.position <= reached:
+                    return load
         return None
 
     def content(self, source: str, table: str, reached: int | None = None) -> Content | None:
@@ -208,12 +290,21 @@ class LandingZone:
             HubspokeError: Another process is landing it.
         """
         with exclusive(self.root / source, "ingesting"):
-            reached = self.reached(source)
-            for table in (path.name for path in sorted((self.root / source).glob("*/"))):
-                for load in self._written(source, table):
-                    if load.position is not None and load.position > reached:
-                        discard_folder(self.root / source / table / load.load_id)
+            for table in (path.name for path in sorted((self.root / source).glob("[!.]*/"))):
+                for load in self.beyond(source, table):
+                    discard_folder(self.root / source / table / load.load_id)
             yield
+
+    def pin(self, loads: Iterable[str]) -> None:
+        """Note which loads are read, each as ``<source>/<table>/<load_id>``: compaction does not remove them."""
+        write_whole(self.root / "pinned.json", json.dumps(sorted(loads), indent=1) + "\n")
+
+    def pinned(self) -> set[str]:
+        """Return the loads that are read."""
+        try:
+            return set(json.loads((self.root / "pinned.json").read_text()))
+        except FileNotFoundError:
+            return set()
 
     def begin(self, source: str, table: str, sequence: int, suffix: str) -> "Draft":
         """Begin a load, to be filled with Parquet files and committed; hold the source's lock while you do."""
@@ -226,8 +317,7 @@ class LandingZone:
 
     def next_sequence(self, source: str, table: str) -> int:
         """Return the number of a table's next load."""
-        loads = [path.name for path in (self.root / source / table).glob("*-*/") if UNFINISHED not in path.name]
-        return max(map(_sequence, loads), default=0) + 1
+        return max((name.last for name in self._names(source, table)), default=0) + 1
 
     def seal(self, source: str, tables: list[str]) -> None:
         """Take the loads that are visible out of the source's log: they stay visible wherever it stands."""

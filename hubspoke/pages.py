@@ -6,6 +6,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 
+def sparkline(values: list[int]) -> str:
+    """Return some numbers as a line of bars, scaled to the highest."""
+    bars = "▁▂▃▄▅▆▇█"
+    highest = max(values, default=0) or 1
+    return "".join(bars[-(-value * 7 // highest)] for value in values)
+
+
 def write_page(template: str, path: Path, **content: Any) -> None:
     """Write a page.
 

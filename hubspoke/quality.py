@@ -6,6 +6,7 @@ from datetime import datetime
 import duckdb
 
 from hubspoke.errors import HubspokeError
+from hubspoke.pages import sparkline
 from hubspoke.project import Project
 
 RUNS_SHOWN = 30
@@ -44,9 +45,7 @@ class RuleHistory:
     @property
     def sparkline(self) -> str:
         """The failures of the last runs as a line of bars, scaled to the worst."""
-        bars = "▁▂▃▄▅▆▇█"
-        worst = max(self.failures) or 1
-        return "".join(bars[-(-failed * 7 // worst)] for failed in self.failures)
+        return sparkline(self.failures)
 
 
 def histories(project: Project) -> list[RuleHistory]:

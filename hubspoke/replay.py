@@ -103,10 +103,10 @@ def _refuse_if_outdated(project: Project) -> None:
 def _landed(project: Project) -> Landed:
     """Read all loads of all tables, each source as of one instant."""
     zone = LandingZone(project.landing)
-    reached = {folder.name: zone.reached(folder.name) for folder in project.landing.glob("*/")}
+    tables = zone.tables()
+    reached = {source: zone.reached(source) for source, _ in tables}
     found: Landed = {}
-    for folder in sorted(project.landing.glob("*/*/")):
-        source, table = folder.parent.name, folder.name
+    for source, table in tables:
         if loads := zone.loads(source, table, reached[source]):
             found[source, table] = loads
     if not found:

@@ -2,6 +2,8 @@
 
 import difflib
 import importlib.util
+import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +17,19 @@ PACKAGE = "package:"
 FORMATS = ("csv", "json", "jsonl", "parquet", "xlsx")
 
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
+
+def _time(given: object) -> object:
+    """Read a time such as ``90 days``; a month has 30 of them, a year 365."""
+    found = re.fullmatch(r"(\d+) (day|week|month|year)s?", given) if isinstance(given, str) else None
+    if found and int(found[1]):
+        return int(found[1]) * timedelta(days={"day": 1, "week": 7, "month": 30, "year": 365}[found[2]])
+    raise PydanticCustomError(
+        "time", "{given} is no time; write for example 90 days, 6 months or 2 years", {"given": given}
+    )
+
+
+Time = Annotated[timedelta, BeforeValidator(_time)]
 
 
 class _Strict(BaseModel):
@@ -111,6 +126,7 @@ class Ingest(_Strict):
             null. ``freeze``: nothing lands. ``quarantine``: rows that have them are rejected; not for ``cdc``.
         max_rejected: More rejected rows than this, and nothing lands.
         max_rejected_share: A larger share of rejected rows than this, and nothing lands.
+        retention: How long its tables' history is kept, for example ``90 days``; default: for ever.
         pin: For ``federated``: land a copy instead.
         publication: For ``cdc``: PostgreSQL's publication of the tables; default: ``hubspoke_<source>``.
         slot: For ``cdc``: the replication slot to make and follow; default: ``hubspoke_<source>``.
@@ -128,6 +144,7 @@ class Ingest(_Strict):
     on_schema_change: Literal["evolve", "freeze", "quarantine"] = "evolve"
     max_rejected: int | None = Field(default=None, ge=0)
     max_rejected_share: float | None = Field(default=None, ge=0, le=1)
+    retention: Time | None = None
     pin: bool = False
     publication: str | None = None
     slot: str | None = None
@@ -177,6 +194,7 @@ class SourceTable(_Strict):
         rest: (meta) What to ask a REST interface for.
         topic: (meta) Of a stream: the topic, or in NATS the subject.
         frequency: (meta) How often something new is to be expected.
+        retention: (meta) How long its history is kept, for example ``90 days``; default: as its source says.
         retries: (meta) How often a REST request is tried.
     """
 
@@ -200,6 +218,7 @@ class SourceTable(_Strict):
     rest: Rest | None = None
     topic: str = ""
     frequency: Literal["hourly", "daily", "weekly", "monthly", "yearly"] | None = None
+    retention: Time | None = None
     retries: int = Field(default=5, ge=1)
 
     @property
@@ -223,6 +242,11 @@ class SourceTable(_Strict):
         return self.ingest.mechanism != "federated" or self.ingest.pin
 
     @property
+    def kept_for(self) -> timedelta | None:
+        """How long its history is kept; None is for ever."""
+        return self.retention or self.ingest.retention
+
+    @property
     def is_incremental(self) -> bool:
         """Whether its later loads may hold changes only."""
         return bool(self.cursor) or self.load == "append" or self.is_stream
@@ -244,6 +268,7 @@ _SAID = (
     "rest",
     "topic",
     "frequency",
+    "retention",
     "retries",
 )
 

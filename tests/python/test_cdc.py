@@ -1,5 +1,6 @@
 """Change data capture from a real PostgreSQL, which the suite starts and stops."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
-from hubspoke.cdc import catch_up, drop, forget, status
+from hubspoke import cdc, compaction
+from hubspoke.cdc import Follower, _tables, catch_up, drop, forget, status
 from hubspoke.changelog import table_views
 from hubspoke.errors import HubspokeError
-from hubspoke.landing import LandingZone
+from hubspoke.landing import LandingZone, Position
 from hubspoke.pgoutput import Decoder, Messages
 from hubspoke.postgres_server import LocalServer
 from hubspoke.postgres_types import array_as_json
@@ -142,6 +145,48 @@ def test_a_table_is_copied_and_then_followed(shop: Shop) -> None:
 
 BIG = "(select string_agg(md5(random()::text), '') from generate_series(1, 300))"
 """A value that PostgreSQL stores outside of its row, and does not log again while it stays as it is."""
+
+
+def test_a_follower_that_never_ends_compacts_what_it_lands(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "PILE", 5)
+    monkeypatch.setattr(cdc, "PILE", 5)
+    monkeypatch.setattr(compaction, "GRACE", timedelta(0))
+    shop.sql("create table orders (id int primary key, city text)", "insert into orders values (1, 'Bern')")
+    shop.declare("orders")
+    shop.follow()
+
+    class Stopped(Exception):
+        pass
+
+    landed = threading.Event()
+
+    def land() -> None:
+        follower = Follower(shop.project, "shop", _tables(shop.project, "shop"), shop.told.append)
+        commit = follower._commit
+
+        def commit_or_stop(position: Position) -> Position:
+            if landed.is_set():
+                raise Stopped
+            return commit(position)
+
+        follower._commit = commit_or_stop  # type: ignore[method-assign]
+        with contextlib.suppress(Stopped):
+            follower.follow(once=False, flush_s=0.1)
+
+    thread = threading.Thread(target=land)
+    thread.start()
+    for number in range(2, 60):
+        shop.sql(f"insert into orders values ({number}, 'x')", f"update orders set city = '{number}' where id = 1")
+        time.sleep(0.12)
+    landed.set()
+    shop.sql("insert into orders values (0, 'the last')")
+    thread.join()
+    merged = [load for load in shop.zone.loads("shop", "orders") if load.stands_for_others]
+    assert merged
+    assert any("loads" in line and "->" in line for line in shop.told)
+    shop.follow()
+    assert shop.is_same("orders")
+    assert len(shop.log("orders", "_change_number")) == 1 + 2 * 58 + 1
 
 
 def test_a_value_that_was_not_sent_again_is_the_one_from_before(shop: Shop) -> None:
