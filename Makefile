@@ -54,6 +54,9 @@ bench: install ## Measure landing, build, quality gate, and what readers of Post
 	@$(BIN)/python bench/serve.py
 	@$(BIN)/python bench/dashboards.py
 
+bench-latency: install ## Measure the way of a sale from PostgreSQL to a released mart, with ingestion and build in a loop.
+	@$(BIN)/python bench/latency.py
+
 bench-cdc: install ## Measure change data capture beside Debezium; then kill its reader a hundred times.
 	@$(BIN)/python bench/cdc.py
 	@$(BIN)/python bench/cdc.py soak

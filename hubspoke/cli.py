@@ -106,6 +106,43 @@ def _land(project: Project, chosen: list[SourceTable], new_stream: bool, is_quie
     return faults
 
 
+@cli.command()
+@click.argument(
+    "systems", nargs=-1, metavar="[pos | crm | marketing]...", type=click.Choice(["pos", "crm", "marketing"])
+)
+@click.option(
+    "--from",
+    "begin",
+    type=click.DateTime(["%Y-%m-%d"]),
+    default="2017-12-01",
+    show_default=True,
+    metavar="DATE",
+    help="pos: what was sold before is there at once, the rest comes as it was sold; 2018-01-02: all is there.",
+)
+@click.option(
+    "--speed",
+    type=click.FloatRange(0, min_open=True),
+    default=100.0,
+    show_default=True,
+    metavar="ROWS",
+    help="pos: rows that are written each second.",
+)
+def demo(systems: tuple[str, ...], begin: datetime, speed: float) -> None:
+    """Run systems that hold the running example, to land it from there instead of from files.
+
+    pos is a PostgreSQL database that is written to while this runs, and is followed by its change log; crm is a SQL
+    database (SQLite); marketing is a REST interface. Default: all three. Ctrl-C stops them; run it again to go on.
+
+    It prints what to type in another terminal. Nothing in the project is edited: HUBSPOKE_SOURCES names a file that
+    says where the sources are.
+    """
+    from hubspoke.demo import SYSTEMS
+    from hubspoke.demo import run as run_demo
+
+    chosen = tuple(system for system in SYSTEMS if not systems or system in systems)
+    run_demo(Project.find(), chosen, begin, speed, Console())
+
+
 @cli.group(cls=_InOrder)
 def sources() -> None:
     """What is declared of the sources, and whether they are so."""

@@ -11,6 +11,7 @@ import secrets
 from pathlib import Path
 
 from hubspoke.errors import HubspokeError
+from hubspoke.files import UNFINISHED
 from hubspoke.project import Project
 
 
@@ -36,12 +37,27 @@ def make_password(project: Project, spoke: str) -> Path | None:
     file = secret_file(project, spoke)
     if os.environ.get(_variable(spoke)) or file.is_file():
         return None
+    _make_secret(file)
+    return file
+
+
+def connection_secret(project: Project, name: str) -> str:
+    """Return the secret that a connection of our own reads from its file; made at random where it has none."""
+    file = secret_file(project, name)
+    if not file.is_file():
+        _make_secret(file)
+    return file.read_text().strip()
+
+
+def _make_secret(file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    new = file.with_name(f"{file.name}{UNFINISHED}")
+    new.unlink(missing_ok=True)
     # made with its final mode: at no time can another user read it
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as secret:
         secret.write(secrets.token_urlsafe(24) + "\n")
-    return file
+    new.replace(file)
 
 
 def secret_place(project: Project, spoke: str) -> str:

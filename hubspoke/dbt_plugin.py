@@ -19,6 +19,7 @@ from hubspoke.federated import federated_views
 from hubspoke.landing import LandingZone
 from hubspoke.project import Project
 from hubspoke.release import ReleaseStore, release_run
+from hubspoke.sources import read_sources
 
 cursors: WeakValueDictionary[int, duckdb.DuckDBPyConnection] = WeakValueDictionary()
 """The cursor that each of dbt's threads opened last, by thread identifier."""
@@ -38,8 +39,12 @@ class Plugin(BasePlugin):
         store.location.let_in(conn)
 
         def landed() -> str:
-            with conn.cursor() as cursor:
-                return json.dumps(pinned_tables(self.project, cursor))
+            try:
+                declared = {table.name: table.is_landed for table in read_sources(self.project.root)}
+                with conn.cursor() as cursor:
+                    return json.dumps({"declared": declared, "landed": pinned_tables(self.project, cursor)})
+            except HubspokeError as error:
+                return json.dumps({"error": str(error)})
 
         def federated(names: str) -> str:
             try:

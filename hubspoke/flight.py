@@ -13,7 +13,6 @@ import logging
 import os
 import resource
 import secrets
-import signal
 import tempfile
 import threading
 import time
@@ -23,7 +22,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import duckdb
@@ -35,6 +33,7 @@ from hubspoke.credentials import password, secret_place
 from hubspoke.errors import HubspokeError
 from hubspoke.project import Project
 from hubspoke.release import Release, ReleaseStore
+from hubspoke.stopping import until_stopped
 
 TOKEN_HOURS = 12
 MESSAGE_BYTES = 4_000_000
@@ -964,26 +963,19 @@ def serve(project: Project, settings: Settings, tell: Callable[[str], None]) -> 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # each connection is a file
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    finished = threading.Event()
-
-    def finish(number: int, frame: FrameType | None) -> None:
-        finished.set()
-
     server = FlightServer(project, settings)
-    before = {number: signal.signal(number, finish) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        tell(f"Flight SQL on {server.address}")
-        current = ReleaseStore(project.release).current()
-        if current is None:
-            tell("There is no release yet: the first one will be served as soon as hubspoke build has made it.")
-        for spoke in reading.spokes_of(current) if current else []:
-            tell(f"  user {spoke:<12} password: {secret_place(project, spoke)}")
-        tell("Ctrl-C stops it.")
-        while not finished.wait(1):
-            pass
+        with until_stopped() as finished:
+            tell(f"Flight SQL on {server.address}")
+            current = ReleaseStore(project.release).current()
+            if current is None:
+                tell("There is no release yet: the first one will be served as soon as hubspoke build has made it.")
+            for spoke in reading.spokes_of(current) if current else []:
+                tell(f"  user {spoke:<12} password: {secret_place(project, spoke)}")
+            tell("Ctrl-C stops it.")
+            while not finished.wait(1):
+                pass
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         is_over = server.close()
     if not is_over:  # a client that does not read holds its connection; there is nothing left to lose
         os._exit(0)

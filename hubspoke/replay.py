@@ -26,6 +26,7 @@ from hubspoke.manifest import Manifest, Node
 from hubspoke.project import Project
 from hubspoke.quality import open_hub
 from hubspoke.release import measure
+from hubspoke.sources import read_sources
 
 Tell = Callable[[str], None]
 
@@ -158,7 +159,7 @@ def _build(second: Project) -> None:
 
 def _compare(project: Project, second: Project) -> list[Comparison]:
     manifest = Manifest.read(second.warehouse)
-    logged = _rests_on_the_log(manifest)
+    logged = _rests_on_the_log(project, manifest)
     compared = []
     with open_hub(project) as hub, duckdb.connect(second.hub, read_only=True) as replayed:
         for connection in (hub, replayed):
@@ -173,13 +174,11 @@ def _compare(project: Project, second: Project) -> list[Comparison]:
     return compared
 
 
-def _rests_on_the_log(manifest: Manifest) -> list[Node]:
+def _rests_on_the_log(project: Project, manifest: Manifest) -> list[Node]:
     """List models and seeds, without those that read a source where it is: that one moves, and is in no log."""
+    names = {(table.source, table.table) for table in read_sources(project.root) if not table.is_landed}
     in_place = {
-        node_id
-        for node_id, source in manifest.sources.items()
-        if (ingest := (source["config"]["meta"].get("ingest") or {})).get("mechanism") == "federated"
-        and not ingest.get("pin")
+        node_id for node_id, source in manifest.sources.items() if (source["source_name"], source["name"]) in names
     }
     return [
         node

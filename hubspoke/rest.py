@@ -59,7 +59,10 @@ def _read(
     rest = table.rest
     assert rest is not None  # noqa: S101 -- the caller looked
     session = Client(
-        request_max_attempts=table.retries, request_backoff_factor=0.5, retry_condition=_is_cut_off
+        raise_for_status=False,  # RESTClient does, and warns of a session that does, too
+        request_max_attempts=table.retries,
+        request_backoff_factor=0.5,
+        retry_condition=_is_cut_off,
     ).session
     client = RESTClient(source.url, session=session, auth=_auth(table, source), paginator=_paginator(rest.pages))
     parameters: dict[str, Any] = dict(rest.parameters)

@@ -1,11 +1,18 @@
-"""What is to be ingested: the ``meta`` of dbt's own source files, read and checked."""
+"""What is to be ingested: the ``meta`` of dbt's own source files, read and checked.
+
+Where an environment has a source elsewhere, ``HUBSPOKE_SOURCES`` names a file of the same shape; what it says of a
+source's ingestion counts instead.
+"""
 
 import difflib
 import importlib.util
+import os
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, model_validator
@@ -13,6 +20,8 @@ from pydantic_core import PydanticCustomError
 
 from hubspoke.errors import HubspokeError
 
+VARIABLE = "HUBSPOKE_SOURCES"
+"""Environment variable that names a file: where the sources are in this environment."""
 PACKAGE = "package:"
 FORMATS = ("csv", "json", "jsonl", "parquet", "xlsx")
 
@@ -175,7 +184,7 @@ class SourceTable(_Strict):
     Attributes:
         source: dbt source, for example ``pos``.
         table: dbt source table, for example ``transactions``.
-        declared_in: YAML file that says so.
+        declared_in: YAML file that says how it is ingested.
         path: Of a table that one file on this machine holds: that file.
         folder: Where its files are, on this machine or as fsspec writes it.
         ingest: How its source is ingested.
@@ -273,35 +282,87 @@ _SAID = (
 )
 
 
-def read_sources(root: Path) -> list[SourceTable]:
+def read_sources(root: Path, environment: Mapping[str, str] = os.environ) -> list[SourceTable]:
     """List every source table of the project that says where it comes from, in the order of the files.
 
     Args:
         root: The project's folder.
+        environment: Where ``HUBSPOKE_SOURCES`` may stand.
 
     Raises:
         HubspokeError: A source file is not YAML, or its ``meta`` is not what ingestion understands: every mistake with
             its file and line.
     """
-    tables: list[SourceTable] = []
     faults: list[str] = []
-    for path in sorted((root / "models").rglob("*__sources.yml")):
-        file = _File(path, path.relative_to(root))
-        for place, source in enumerate(file.content.get("sources") or []):
-            if _meta(source).get("ingest") is not None:
-                tables += _read_source(root, file, place, source)
-        faults += file.faults
+    instead = _read_elsewhere(root, environment, faults)
+    declared = [
+        source
+        for path in sorted((root / "models").rglob("*__sources.yml"))
+        for source in _Entry(_File(path, path.relative_to(root), faults)).entries("sources")
+    ]
+    _refuse_unknown(instead, declared, "the project has no such source")
+    tables: list[SourceTable] = []
+    for source in declared:
+        said = instead.get(source.name, source)
+        if said.meta.get("ingest") is not None:
+            tables += _read_source(root, source, said)
     if faults:
         raise HubspokeError("\n".join(faults))
     return tables
 
 
+class _TableMeta(_Strict):
+    meta: dict[str, Any]
+
+
+class _TableElsewhere(_Strict):
+    name: str
+    config: _TableMeta = _TableMeta(meta={})
+
+
+class _SourceIngest(_Strict):
+    ingest: dict[str, Any]
+
+
+class _SourceMeta(_Strict):
+    meta: _SourceIngest
+
+
+class _SourceElsewhere(_Strict):
+    name: str
+    config: _SourceMeta
+    tables: list[_TableElsewhere] = []
+
+
+class _Elsewhere(_Strict):
+    """The file that ``HUBSPOKE_SOURCES`` names: of dbt's source files, what is about ingestion."""
+
+    sources: list[_SourceElsewhere]
+
+
+def _read_elsewhere(root: Path, environment: Mapping[str, str], faults: list[str]) -> "dict[str, _Entry]":
+    """Return the sources of the file that the environment names; none if it names no file, or that is not right."""
+    given = environment.get(VARIABLE)
+    if not given:
+        return {}
+    path = root / given
+    if not path.is_file():
+        raise HubspokeError(f"{VARIABLE} names {path}, and there is no such file")
+    file = _File(path, path.relative_to(root) if path.is_relative_to(root) else path, faults)
+    try:
+        _Elsewhere.model_validate(file.content)
+    except ValidationError as error:
+        file.faults_of(error, (), f"named by {VARIABLE}", _Elsewhere)
+        return {}
+    return _by_name(_Entry(file).entries("sources"))
+
+
 class _File:
     """A source file: what it says, and on which line."""
 
-    def __init__(self, path: Path, where: Path) -> None:
+    def __init__(self, path: Path, where: Path, faults: list[str]) -> None:
         self.where = where
-        self.faults: list[str] = []
+        self.faults = faults
         text = path.read_text()
         try:
             self.content: dict[str, Any] = yaml.safe_load(text) or {}
@@ -338,13 +399,62 @@ class _File:
             self.fault((*place, *where), f"{about}: {said + ': ' if said else ''}{_said(fault, model)}")
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A source or a table where a file speaks of it; without a place, the whole file."""
+
+    file: _File
+    place: tuple[str | int, ...] = ()
+
+    @property
+    def content(self) -> Any:
+        found: Any = self.file.content
+        for step in self.place:
+            found = found[step]
+        return found
+
+    @property
+    def name(self) -> str:
+        return str(self.content.get("name"))
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        return dict((self.content.get("config") or {}).get("meta") or {})
+
+    def entries(self, key: str) -> "list[_Entry]":
+        """List the entries that stand under a key of this one."""
+        return [_Entry(self.file, (*self.place, key, number)) for number in range(len(self.content.get(key) or []))]
+
+    def fault(self, place: tuple[str | int, ...], text: str) -> None:
+        """Note a mistake at a place within."""
+        self.file.fault((*self.place, *place), text)
+
+    def faults_of(self, error: ValidationError, place: tuple[str | int, ...], about: str, model: type) -> None:
+        """Note what a model does not accept, at a place within."""
+        self.file.faults_of(error, (*self.place, *place), about, model)
+
+
+def _by_name(entries: list[_Entry]) -> dict[str, _Entry]:
+    found: dict[str, _Entry] = {}
+    for entry in entries:
+        if found.setdefault(entry.name, entry) is not entry:
+            entry.fault(("name",), f"{entry.name} stands here twice")
+    return found
+
+
+def _refuse_unknown(said: dict[str, _Entry], declared: list[_Entry], text: str) -> None:
+    """Note those that a file speaks of and the project does not have."""
+    known = [entry.name for entry in declared]
+    for name, entry in said.items():
+        if name not in known:
+            entry.fault(("name",), _nearest(f"{name}: {text}; there are {', '.join(known)}", name, known))
+
+
 def _said(fault: Any, model: type[BaseModel]) -> str:
     """Say what is wrong with a value, and what would be right."""
     kind, given = fault["type"], fault["input"]
     if kind == "extra_forbidden":
-        inner: Any = model
-        for step in fault["loc"][:-1]:
-            inner = {"csv": Csv, "rest": Rest, "pages": Pages}.get(str(step), inner)
+        inner = _inner(model, fault["loc"][:-1])
         known = [name for name in inner.model_fields if inner is not SourceTable or name in _SAID or name in _ABOUT]
         return _nearest(f"there is no such setting; there are {', '.join(known)}", fault["loc"][-1], known)
     if kind == "literal_error":
@@ -355,63 +465,82 @@ def _said(fault: Any, model: type[BaseModel]) -> str:
     return str(fault["msg"])
 
 
+def _inner(model: type[BaseModel], place: tuple[str | int, ...]) -> type[BaseModel]:
+    """Return the model of what lies at a place within a model."""
+    for step in place:
+        if isinstance(step, str):
+            kind = model.model_fields[step].annotation
+            model = next(found for found in (kind, *get_args(kind)) if hasattr(found, "model_fields"))
+    return model
+
+
 def _nearest(text: str, given: object, known: list[str]) -> str:
     near = difflib.get_close_matches(str(given), known, n=1, cutoff=0.5)
     return f"{text}. Do you mean {near[0]}?" if near else text
 
 
-def _read_source(root: Path, file: _File, place: int, source: dict[str, Any]) -> list[SourceTable]:
-    at = ("sources", place)
-    name = str(source.get("name"))
+def _read_source(root: Path, source: _Entry, said: _Entry) -> list[SourceTable]:
+    """Read the tables of a source: columns as the project declares them, ingestion as said there or elsewhere."""
+    name, at = source.name, ("config", "meta", "ingest")
     try:
-        ingest = Ingest.model_validate(_meta(source)["ingest"])
+        ingest = Ingest.model_validate(said.meta["ingest"])
         folder = resolve(root, ingest.location) if ingest.location is not None else ""
     except ValidationError as error:
-        file.faults_of(error, (*at, "config", "meta", "ingest"), f"source {name}: meta.ingest", Ingest)
+        said.faults_of(error, at, f"source {name}: meta.ingest", Ingest)
         return []
     except HubspokeError as error:
-        file.fault((*at, "config", "meta", "ingest", "location"), f"source {name}: {error}")
+        said.fault((*at, "location"), f"source {name}: {error}")
         return []
-    tables = []
-    for number, table in enumerate(source.get("tables") or []):
-        here = (*at, "tables", number)
-        about = f"source {name}, table {table.get('name')}"
-        said = {key: value for key, value in _meta(table).items() if key not in _ABOUT}
-        before = len(file.faults)
-        for key in said:
-            if key not in _SAID:
-                text = f"there is no such setting; there are {', '.join(_SAID)}"
-                file.fault((*here, "config", "meta", key), f"{about}: meta.{key}: {_nearest(text, key, list(_SAID))}")
-        columns = {
-            str(column["name"]): str(column.get("data_type") or "varchar")
-            for column in table.get("columns") or []
-            if not str(column["name"]).startswith("_")
-        }
-        if ingest.mechanism == "cdc":
-            said.setdefault("relation", f"public.{table['name']}")
-        try:
-            read = SourceTable(
-                source=name,
-                table=str(table["name"]),
-                declared_in=file.where,
-                ingest=ingest,
-                folder=folder,
-                columns=columns,
-                **{key: value for key, value in said.items() if key in _SAID},
-                path=Path(folder) / str(said["file"]) if said.get("file") and "://" not in folder else Path(),
-            )
-        except ValidationError as error:
-            file.faults_of(error, (*here, "config", "meta"), f"{about}: meta", SourceTable)
-            continue
-        for text in _contradictions(read):
-            file.fault((*here, "config", "meta") if _meta(table) else here, f"{about}: {text}")
-        for word in [*read.key, read.cursor]:
-            if word and columns and word not in columns:
-                text = _nearest(f"{word} is none of its columns", word, list(columns))
-                file.fault((*here, "config", "meta", "cursor" if word == read.cursor else "key"), f"{about}: {text}")
-        if len(file.faults) == before:
-            tables.append(read)
-    return tables
+    instead = _by_name(said.entries("tables"))
+    _refuse_unknown(instead, source.entries("tables"), f"source {name} has no such table")
+    return [
+        table
+        for declared in source.entries("tables")
+        if (table := _read_table(name, ingest, folder, declared, instead.get(declared.name, declared), said))
+    ]
+
+
+def _read_table(
+    source: str, ingest: Ingest, folder: str, declared: _Entry, said: _Entry, source_said: _Entry
+) -> SourceTable | None:
+    """Read a table; None if there is a mistake, which is noted."""
+    # what stands in the project may be a mistake only because of what is said elsewhere of its source
+    spot = said if said.file is source_said.file else source_said
+    about = f"source {source}, table {declared.name}"
+    meta = {key: value for key, value in said.meta.items() if key not in _ABOUT}
+    before = len(spot.file.faults)
+    for key in meta:
+        if key not in _SAID:
+            text = f"there is no such setting; there are {', '.join(_SAID)}"
+            spot.fault(("config", "meta", key), f"{about}: meta.{key}: {_nearest(text, key, list(_SAID))}")
+    columns = {
+        str(column["name"]): str(column.get("data_type") or "varchar")
+        for column in declared.content.get("columns") or []
+        if not str(column["name"]).startswith("_")
+    }
+    if ingest.mechanism == "cdc":
+        meta.setdefault("relation", f"public.{declared.name}")
+    try:
+        read = SourceTable(
+            source=source,
+            table=declared.name,
+            declared_in=spot.file.where,
+            ingest=ingest,
+            folder=folder,
+            columns=columns,
+            **{key: value for key, value in meta.items() if key in _SAID},
+            path=Path(folder) / str(meta["file"]) if meta.get("file") and "://" not in folder else Path(),
+        )
+    except ValidationError as error:
+        spot.faults_of(error, ("config", "meta"), f"{about}: meta", SourceTable)
+        return None
+    for text in _contradictions(read):
+        spot.fault(("config", "meta"), f"{about}: {text}")
+    for word in [*read.key, read.cursor]:
+        if word and columns and word not in columns:
+            text = _nearest(f"{word} is none of its columns", word, list(columns))
+            spot.fault(("config", "meta", "cursor" if word == read.cursor else "key"), f"{about}: {text}")
+    return read if len(spot.file.faults) == before else None
 
 
 def _contradictions(table: SourceTable) -> list[str]:
@@ -453,10 +582,6 @@ def file_format(name: str) -> str | None:
         parts.pop()
     ending = {"ndjson": "jsonl", "tsv": "csv", "txt": "csv"}.get(parts[-1], parts[-1]) if len(parts) > 1 else ""
     return ending if ending in FORMATS else None
-
-
-def _meta(entry: dict[str, Any]) -> dict[str, Any]:
-    return dict((entry.get("config") or {}).get("meta") or {})
 
 
 def resolve(root: Path, location: str) -> str:

@@ -4,16 +4,17 @@
     {#- to compile is not to run: dbt compiles hooks, too, in no order -#}
     {%- if execute and flags.WHICH not in ['compile', 'generate'] -%}
         {%- do _create_run_log() -%}
-        {%- set landed = fromjson(run_query('select hubspoke_landed()').columns[0].values()[0]) -%}
+        {%- set answer = fromjson(run_query('select hubspoke_landed()').columns[0].values()[0]) -%}
+        {%- if answer.error is defined -%}{%- do exceptions.raise_compiler_error(answer.error) -%}{%- endif -%}
         {%- set missing, in_place = [], [] -%}
-        {%- for source in graph.sources.values() if source.config.meta.get('file') or source.config.meta.get('ingest') -%}
-            {%- set load = landed.get(source.source_name ~ '.' ~ source.name) -%}
-            {%- if _stays_in_place(source) -%}
+        {%- for source in graph.sources.values() if (source.source_name ~ '.' ~ source.name) in answer.declared -%}
+            {%- set name = source.source_name ~ '.' ~ source.name -%}
+            {%- if not answer.declared[name] -%}
                 {%- if _is_read_now(source.unique_id) -%}{%- do in_place.append(source) -%}{%- endif -%}
-            {%- elif load -%}
-                {%- do _pin_source(source, load) -%}
+            {%- elif name in answer.landed -%}
+                {%- do _pin_source(source, answer.landed[name]) -%}
             {%- elif _is_read_now(source.unique_id) -%}
-                {%- do missing.append(source.source_name ~ '.' ~ source.name) -%}
+                {%- do missing.append(name) -%}
             {%- endif -%}
         {%- endfor -%}
         {%- if in_place -%}{%- do _pin_in_place(in_place) -%}{%- endif -%}
@@ -23,11 +24,6 @@
             ) -%}
         {%- endif -%}
     {%- endif -%}
-{% endmacro %}
-
-{% macro _stays_in_place(source) %}
-    {%- set ingest = source.config.meta.get('ingest') or {} -%}
-    {{ return(ingest.get('mechanism') == 'federated' and not ingest.get('pin')) }}
 {% endmacro %}
 
 {#- Nobody tells whether a source that is read where it is has changed, so each run that reads it counts as a new build of it. -#}
@@ -42,12 +38,15 @@
     {%- endfor -%}
 {% endmacro %}
 
-{% macro _is_read_now(source_id) %}
-    {%- set readers = [] -%}
-    {%- for node in graph.nodes.values() if node.unique_id in selected_resources -%}
-        {%- if source_id in node.depends_on.nodes -%}{%- do readers.append(node.unique_id) -%}{%- endif -%}
+{#- By a node of this run, or through views that stay as they are. -#}
+{% macro _is_read_now(node_id) %}
+    {%- for node in graph.nodes.values() if node_id in (node.depends_on.nodes or []) -%}
+        {%- set is_view = node.config.materialized in ['view', 'ephemeral'] -%}
+        {%- if node.unique_id in selected_resources or (is_view and _is_read_now(node.unique_id)) -%}
+            {{ return(true) }}
+        {%- endif -%}
     {%- endfor -%}
-    {{ return(readers | length > 0) }}
+    {{ return(false) }}
 {% endmacro %}
 
 {#- The views are made anew even for the same load: the project may have been moved. -#}

@@ -20,6 +20,7 @@ from filelock import FileLock
 from hubspoke.postgres_server import LocalServer
 from hubspoke.project import Project
 
+os.environ.pop("HUBSPOKE_SOURCES", None)  # what the suite tests is as the project says
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 PARTS = [

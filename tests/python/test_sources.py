@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from hubspoke.errors import HubspokeError
-from hubspoke.sources import read_sources
+from hubspoke.sources import SourceTable, read_sources
 
 ROOT = Path(__file__).parents[2]
 GOOD = """
@@ -69,6 +69,99 @@ def test_a_mistake_is_named_with_its_file_and_line(tmp_path: Path, old: str, new
         read(tmp_path, GOOD.replace(old, new))
     assert f"models/_shop__sources.yml:{line}: " in str(error.value)
     assert message in str(error.value)
+
+
+HERE = """
+sources:
+  - name: shop
+    config: { meta: { ingest: { mechanism: cdc, connection: shop } } }
+    tables:
+      - { name: lines, config: { meta: { key: [id] } } }
+"""
+
+
+def read_here(tmp_path: Path, here: str) -> list[SourceTable]:
+    (tmp_path / "models").mkdir()
+    declared = GOOD.replace("lines.parquet } }", "lines.parquet } }, columns: [{ name: id }]")
+    (tmp_path / "models/_shop__sources.yml").write_text(declared)
+    (tmp_path / "here.yml").write_text(here)
+    return read_sources(tmp_path, {"HUBSPOKE_SOURCES": "here.yml"})
+
+
+def test_a_source_may_be_elsewhere_in_one_environment(tmp_path: Path) -> None:
+    [table] = read_here(tmp_path, HERE)
+    assert (table.ingest.mechanism, table.ingest.connection, table.ingest.location) == ("cdc", "shop", None)
+    assert (table.file, table.key, table.relation) == ("", ("id",), "public.lines")
+    assert table.columns == {"id": "varchar"}  # they are the project's
+    assert table.declared_in == Path("here.yml")
+    [table] = read_sources(tmp_path, {})
+    assert (table.ingest.mechanism, table.file) == ("export", "lines.parquet")
+
+
+def test_a_table_that_is_not_named_there_is_as_the_project_says(tmp_path: Path) -> None:
+    [table] = read_here(
+        tmp_path, "sources: [{ name: shop, config: { meta: { ingest: { mechanism: export, location: there } } } }]"
+    )
+    assert table.path == tmp_path / "there/lines.parquet"
+
+
+def test_the_file_may_be_anywhere_and_must_be_there(tmp_path: Path) -> None:
+    read_here(tmp_path, HERE)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "here.yml").rename(elsewhere / "here.yml")
+    assert read_sources(tmp_path, {"HUBSPOKE_SOURCES": str(elsewhere / "here.yml")})[0].ingest.mechanism == "cdc"
+    with pytest.raises(HubspokeError, match=r"HUBSPOKE_SOURCES names .*/here.yml, and there is no such file"):
+        read_sources(tmp_path, {"HUBSPOKE_SOURCES": "here.yml"})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("mechanism: cdc", "mechanism: cdcc", 4, "cdcc is not one of export, federated, cdc"),
+        ("connection", "conection", 4, "Do you mean connection?"),
+        (", connection: shop", "", 4, "mechanism cdc: needs connection"),
+        ("ingest:", "ingset:", 4, "there is no such setting; there are ingest. Do you mean ingest?"),
+        ("tables:", "tabels:", 5, "Do you mean tables?"),
+        ("name: shop\n", "name: shopp\n", 3, "the project has no such source; there are shop. Do you mean shop?"),
+        ("name: lines", "name: line", 6, "source shop has no such table; there are lines. Do you mean lines?"),
+        ("key: [id]", "kee: [id]", 6, "source shop, table lines: meta.kee: there is no such setting"),
+        ("key: [id]", "key: [idd]", 6, "idd is none of its columns. Do you mean id?"),
+        ("config: { meta: { key: [id] } }", "columns: []", 6, "columns: there is no such setting"),
+        ("cdc, connection: shop", "federated, connection: shop, pin: maybe", 4, "meta.ingest: pin: "),
+        (
+            "mechanism: cdc, connection: shop",
+            "mechanism: export, location: there",
+            6,
+            "table lines: say which file it is",
+        ),
+        (
+            "  - name: shop",
+            "  - name: shop\n    config: { meta: { ingest: {} } }\n  - name: shop",
+            5,
+            "stands here twice",
+        ),
+        ("sources:", "source:", 1, "sources: is missing"),
+    ],
+)
+def test_a_mistake_there_is_named_with_that_file_and_line(
+    tmp_path: Path, old: str, new: str, line: int, message: str
+) -> None:
+    assert old in HERE
+    with pytest.raises(HubspokeError) as error:
+        read_here(tmp_path, HERE.replace(old, new))
+    told = [text for text in str(error.value).splitlines() if message in text]
+    assert told, str(error.value)
+    assert told[0].startswith(f"here.yml:{line}: "), told
+
+
+def test_files_of_the_project_do_not_suit_a_database_elsewhere(tmp_path: Path) -> None:
+    with pytest.raises(
+        HubspokeError, match=r"here.yml:1: source shop, table lines: file and files are for a source with"
+    ):
+        read_here(
+            tmp_path, "sources: [{ name: shop, config: { meta: { ingest: { mechanism: export, connection: s } } } }]"
+        )
 
 
 def test_every_mistake_of_a_file_is_named_at_once(tmp_path: Path) -> None:
