@@ -221,6 +221,15 @@ class _TableLoad:
             if newest and now == before and is_read_alike:
                 return None
             return self._read_files("whole", files, now, [])
+        if (
+            newest and "_file" not in newest.columns
+        ):  # what landed before was no append: its rows do not tell their file
+            if not files:
+                raise HubspokeError(
+                    f"{table.name}: no file matches {table.files} in {table.folder}, and what has landed was not landed "
+                    f"with load: append ({table.declared_in}). It stays as it is"
+                )
+            return self._read_files("whole", files, now, [])
         changed = {name for name, fingerprint in now.items() if before.get(name, fingerprint) != fingerprint}
         fresh = [file for file in files if file.name not in before]
         if newest and is_read_alike and not changed:

@@ -95,9 +95,10 @@ def _refuse_if_outdated(project: Project) -> None:
                 "qualify row_number() over (partition by node_id order by build_number desc) = 1"
             ).fetchall()
         )
-    taken_in = {tuple(node_id.split(".")[-2:]): load_id for node_id, load_id in pinned.items()}
+    taken_in = {".".join(node_id.split(".")[-2:]): load_id for node_id, load_id in pinned.items()}
+    in_place = {table.name for table in read_sources(project.root) if not table.is_landed}
     for name, landed in landed_tables(project).items():
-        if taken_in.get(tuple(name.split(".")), landed["load_id"]) != landed["load_id"]:
+        if name not in in_place and taken_in.get(name, landed["load_id"]) != landed["load_id"]:
             raise HubspokeError(f"the hub has not taken in the newest load of {name}. First run: hubspoke build")
 
 

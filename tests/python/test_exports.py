@@ -319,6 +319,19 @@ def test_new_late_changed_and_vanished_files_of_an_append(shop: Shop) -> None:
     assert shop.rows("id") == [(11,), (29,), (31,), (41,)]
 
 
+def test_a_table_that_was_whole_begins_anew_as_an_append(shop: Shop) -> None:
+    shop.declare("file: 1.csv", columns="columns: [{ name: id, data_type: bigint }]")
+    shop.put("1.csv", "id\n11\n")
+    shop.ingest()
+    shop.declare("files: '?.csv', load: append", columns="columns: [{ name: id, data_type: bigint }]")
+    shop.put("2.csv", "id\n21\n")
+    assert shop.ingest() == Outcome("shop.lines", 2, is_new=True)
+    assert shop.rows("id, _file") == [(11, "1.csv"), (21, "2.csv")]
+    shop.put("3.csv", "id\n31\n")
+    assert shop.ingest() == Outcome("shop.lines", 1, is_new=True)
+    assert shop.rows("id, _file") == [(11, "1.csv"), (21, "2.csv"), (31, "3.csv")]
+
+
 def test_of_rows_with_one_key_that_of_the_last_file_counts(shop: Shop) -> None:
     shop.declare("files: '*.csv', load: append, key: id", columns="columns: [{ name: id, data_type: bigint }]")
     shop.put("1.csv", "id,what\n1,a\n2,a\n")
