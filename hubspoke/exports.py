@@ -215,20 +215,15 @@ class _TableLoad:
             before = newest.state.get("files") or {newest.file: newest.fingerprint}
         reading = self._reading()
         is_read_alike = newest is None or newest.state.get("reading", reading) == reading
-        if not files and (table.load == "whole" or newest is None):
+        # the rows of what was no append do not tell their file
+        was_append = newest is not None and "_file" in newest.columns
+        if not files and not (table.load == "append" and was_append):
             raise HubspokeError(f"{table.name}: no file matches {table.files} in {table.folder} ({table.declared_in})")
         if table.load == "whole":
             if newest and now == before and is_read_alike:
                 return None
             return self._read_files("whole", files, now, [])
-        if (
-            newest and "_file" not in newest.columns
-        ):  # what landed before was no append: its rows do not tell their file
-            if not files:
-                raise HubspokeError(
-                    f"{table.name}: no file matches {table.files} in {table.folder}, and what has landed was not landed "
-                    f"with load: append ({table.declared_in}). It stays as it is"
-                )
+        if newest and not was_append:
             return self._read_files("whole", files, now, [])
         changed = {name for name, fingerprint in now.items() if before.get(name, fingerprint) != fingerprint}
         fresh = [file for file in files if file.name not in before]
