@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 
 import click
@@ -48,60 +49,56 @@ def ingest(tables: tuple[str, ...], every: float | None, new_stream: bool) -> No
     """Land what is new in the sources: files, databases, interfaces, change logs, streams.
 
     What has landed before adds nothing. Rows that cannot be read are kept beside the load, each with the reason. With
-    --every, only what is new is told, and a source that is down is tried again at the next turn.
+    --every, a source that declares a schedule is landed when that says so and any other at each turn; only what is new
+    is told, and a source that is down is tried again at the next turn.
     """
+    from hubspoke.schedule import due
+
     project = Project.find()
     chosen = [table for table in _chosen(project, tables) if table.is_landed]
+    if every is None:
+        if faults := _land(project, chosen, new_stream, is_quiet=False):
+            raise HubspokeError("\n".join(faults))
+        return
     while True:
         began = time.monotonic()
-        faults = _land(project, chosen, new_stream, is_quiet=every is not None)
-        if every is None:
-            if faults:
-                raise HubspokeError("\n".join(faults))
-            return
-        for fault in faults:
+        for fault in _land(project, due(project, chosen, datetime.now(UTC)), new_stream, is_quiet=True):
             _to_stderr(f"Error: {fault}")
         time.sleep(max(0.0, began + every - time.monotonic()))
 
 
 def _land(project: Project, chosen: list[SourceTable], new_stream: bool, is_quiet: bool) -> list[str]:
-    """Land some tables, and return what went wrong."""
+    """Land some tables, source by source, and return what went wrong."""
+    from hubspoke.cdc import catch_up
+    from hubspoke.compaction import tidy
     from hubspoke.exports import ingest as run
+    from hubspoke.schedule import note
 
-    faults = []
-    exported = [table for table in chosen if table.ingest.mechanism != "cdc"]
-    followed = dict.fromkeys(table.source for table in chosen if table.ingest.mechanism == "cdc")
+    faults, landed = [], []
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        tasks = {table.name: progress.add_task(table.name, total=1.0) for table in exported}
-        try:
-            outcomes = run(
-                project, exported, lambda name, share: progress.update(tasks[name], completed=share), new_stream
-            )
-        except HubspokeError as error:
-            outcomes = []
-            faults.append(str(error))
-    for outcome in outcomes:
-        for note in outcome.notes:
-            _to_stderr(note)
+        tasks = {table.name: progress.add_task(table.name, total=1.0) for table in chosen}
+        for source, group in groupby(chosen, key=lambda table: table.source):
+            tables, began = list(group), datetime.now(UTC)
+            try:
+                if tables[0].ingest.mechanism == "cdc":
+                    landed += [(outcome, " or changes") for outcome in catch_up(project, source, _to_stderr)]
+                else:
+                    outcomes = run(
+                        project, tables, lambda name, share: progress.update(tasks[name], completed=share), new_stream
+                    )
+                    landed += [(outcome, "") for outcome in outcomes]
+            except HubspokeError as error:
+                faults.append(str(error))
+                continue
+            note(project, tables, began)
+    for outcome, kind in landed:
+        for line in outcome.notes:
+            _to_stderr(line)
         if outcome.is_new or not is_quiet:
             state = "landed" if outcome.is_new else "unchanged since its last load"
             rejected = f", {outcome.rejected:,} rejected" if outcome.rejected else ""
-            click.echo(f"{outcome.name:<32} {outcome.rows:>12,} rows  {state}{rejected}")
-    for source in followed:
-        from hubspoke.cdc import catch_up
-
-        try:
-            changed = catch_up(project, source, _to_stderr)
-        except HubspokeError as error:
-            faults.append(str(error))
-            continue
-        for outcome in changed:
-            if outcome.is_new or not is_quiet:
-                state = "landed" if outcome.is_new else "nothing changed"
-                click.echo(f"{outcome.name:<32} {outcome.rows:>12,} rows or changes  {state}")
-    from hubspoke.compaction import tidy
-
+            click.echo(f"{outcome.name:<32} {outcome.rows:>12,} rows{kind}  {state}{rejected}")
     tidy(project, chosen, _to_stderr)
     return faults
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
+from croniter import croniter
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -130,7 +131,7 @@ class Ingest(_Strict):
         auth: For REST: how the secret is sent.
         auth_name: For ``auth: key``: the header that carries it.
         requests_per_second: For REST: at most so many.
-        schedule: When to ingest, as cron writes it.
+        schedule: When ``hubspoke ingest --every`` lands it, as cron writes it, in UTC; default: at each turn.
         on_schema_change: What happens to columns that are not as declared. ``evolve``: they land, what is missing is
             null. ``freeze``: nothing lands. ``quarantine``: rows that have them are rejected; not for ``cdc``.
         max_rejected: More rejected rows than this, and nothing lands.
@@ -171,7 +172,7 @@ class Ingest(_Strict):
             raise PydanticCustomError(
                 "contradiction", "on_schema_change: a change log that lacks changes is none; say evolve or freeze"
             )
-        if self.schedule is not None and len(self.schedule.split()) != 5:
+        if self.schedule is not None and not (len(self.schedule.split()) == 5 and croniter.is_valid(self.schedule)):
             raise PydanticCustomError(
                 "schedule", "schedule: five fields as cron writes them, for example '0 5 * * *' for daily at 05:00"
             )
