@@ -32,7 +32,7 @@ def changes(
     if not keys:
         raise HubspokeError(f"no test says which columns of {name} are unique; name them: --key column,column")
     connection = duckdb.connect()
-    store.location.let_in(connection)
+    store.location.let_read(connection)
     for view, relation in (("old", old), ("new", new)):
         connection.execute(f"create view _{view} as {store.rows_of(relation)}")
     columns = {view: connection.table(f"_{view}").columns for view in ("old", "new")}

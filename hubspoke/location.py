@@ -60,9 +60,19 @@ class Location:
         return url.removeprefix(self.url).removeprefix(without).lstrip("/")
 
     def let_in(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Let DuckDB read and write here; on this machine's disk it can anyway."""
+        """Let DuckDB read and write here; on this machine's disk it can anyway. Close such a connection yourself."""
         if not self.is_local and self.filesystem.protocol[0] not in connection.list_filesystems():
             connection.register_filesystem(self.filesystem)
+
+    def let_read(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Let DuckDB read here on a connection that a caller may just drop.
+
+        Python then ends a query that nobody has read to its end, and waits for DuckDB's threads while these wait for
+        Python, to read a file: for ever. With one thread there are none to wait for.
+        """
+        self.let_in(connection)
+        if not self.is_local:
+            connection.execute("set threads = 1")
 
     def files(self, folder: str) -> dict[str, int]:
         """List the files anywhere below a folder with their sizes in bytes; none if there is no such folder."""

@@ -101,7 +101,7 @@ def open_spoke(
     # as the views name the files, and as the file system does
     folders = {folder, os.path.realpath(folder)} if location.is_local else {folder}
     allowed = ", ".join(f"'{quoted(name)}'" for name in sorted(folders))
-    location.let_in(connection)
+    location.let_read(connection)
     try:
         connection.execute(f"attach '{quoted(path)}' as {identifier(spoke)} (read_only)")
         connection.execute(f"use {identifier(spoke)}; detach memory")

@@ -162,7 +162,7 @@ class ReleaseStore:
     def open_file(self, release: Release, spoke: str) -> duckdb.DuckDBPyConnection:
         """Open a spoke's own file of a release, read-only."""
         file = duckdb.connect((self.folder(release.number) / f"{spoke}.duckdb").resolve(), read_only=True)
-        self.location.let_in(file)
+        self.location.let_read(file)
         return file
 
     def connect(self, number: int | None = None) -> duckdb.DuckDBPyConnection:
@@ -175,7 +175,7 @@ class ReleaseStore:
             HubspokeError: There is no such release.
         """
         connection = duckdb.connect()
-        self.location.let_in(connection)
+        self.location.let_read(connection)
         for name, relation in self.get(number).relations.items():
             connection.execute(f"create view {name} as {self.rows_of(relation)}")
         connection.execute(f"set allowed_directories = ['{quoted(self.location.name('tables'))}']")

@@ -106,6 +106,21 @@ def test_releases_are_made_read_compared_taken_back_and_pruned_there(
     assert store.connect().execute(sums).fetchone() == (101, 110)
 
 
+def test_a_reader_that_is_dropped_in_the_middle_hangs_nobody(
+    bucket: str, tmp_path: Path, hub: duckdb.DuckDBPyConnection
+) -> None:
+    """DuckDB's threads wait for Python to read a file there, and Python may be waiting for them."""
+    hub.execute("insert into spoke_bi__sales select range + 1000, random() from range(300_000)")
+    store = ReleaseStore(tmp_path)
+    release, _ = store.publish(hub, SPOKES, "run 1")
+    for _ in range(20):
+        assert store.connect().execute("from spoke_bi__sales").fetchone()
+        assert store.connect().sql("from spoke_bi__sales").fetchone()
+        own = cursor(open_spoke(store, release, "bi"), "bi")
+        assert own.execute("from spoke_bi__sales").to_arrow_reader(1000).read_next_batch()
+        del own
+
+
 def test_a_spoke_reads_its_own_files_there_and_no_others(
     bucket: str, tmp_path: Path, hub: duckdb.DuckDBPyConnection
 ) -> None:
