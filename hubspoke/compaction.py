@@ -55,7 +55,8 @@ PERIODS = 8
 GRACE = timedelta(hours=1)
 """How long a load stays after it was replaced, for those that have just listed the loads and are about to read it."""
 
-MEMORY = "1GB"
+MEMORY = "200MB"
+"""More is spilled: a follower that compacts stays small."""
 
 
 @dataclass
