@@ -77,7 +77,8 @@ def _land(project: Project, chosen: list[SourceTable], new_stream: bool, is_quie
     faults, landed = [], []
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        tasks = {table.name: progress.add_task(table.name, total=1.0) for table in chosen}
+        exported = [table for table in chosen if table.ingest.mechanism != "cdc"]  # a log tells no share
+        tasks = {table.name: progress.add_task(table.name, total=1.0) for table in exported}
         for source, group in groupby(chosen, key=lambda table: table.source):
             tables, began = list(group), datetime.now(UTC)
             try:

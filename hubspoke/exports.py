@@ -34,7 +34,7 @@ from hubspoke.file_records import (
     sheet_names,
     sheet_records,
 )
-from hubspoke.files import UNFINISHED, commit_folder, exclusive
+from hubspoke.files import UNFINISHED, exclusive
 from hubspoke.landing import REJECTS, Content, Draft, LandingZone, Load, Outcome
 from hubspoke.project import Project
 from hubspoke.rest import download
@@ -111,7 +111,7 @@ def _ingest_source(project: Project, zone: LandingZone, tables: list[SourceTable
                 outcomes.append(Outcome(table.name, newest.rows if newest else 0, is_new=False))
             progress(table.name, 1.0)
     for draft, made in staged:
-        _commit(draft, made)
+        draft.commit(made)
     return outcomes
 
 
@@ -127,7 +127,7 @@ def _ingest_stream(
             made = load.stage()
             if made is None:
                 break
-            _commit(load.draft, made)
+            load.draft.commit(made)
             rows, rejected = rows + made.rows, rejected + made.rejected
             progress(table.name, stream.share)
     progress(table.name, 1.0)
@@ -142,11 +142,6 @@ def _engine(zone: LandingZone, source: str) -> Iterator[tuple[duckdb.DuckDBPyCon
         engine.execute("set preserve_insertion_order = false; set TimeZone = 'UTC'")
         engine.execute(f"set temp_directory = '{quoted(scratch)}'")
         yield engine, scratch
-
-
-def _commit(draft: Draft, made: Load) -> None:
-    (draft.folder / "commit.json").write_text(made.model_dump_json(indent=2) + "\n")
-    commit_folder(draft.folder, draft.folder.with_name(made.load_id))
 
 
 @dataclass

@@ -173,6 +173,11 @@ class Draft:
         """Return the SQL of the two columns that every row of the load carries."""
         return f"'{self.load_id}' as _load_id, timestamp '{loaded_at:%Y-%m-%d %H:%M:%S}' as _loaded_at"
 
+    def commit(self, load: Load) -> None:
+        """Make it a load, which is there under its name from then on."""
+        (self.folder / "commit.json").write_text(load.model_dump_json(indent=2) + "\n")
+        commit_folder(self.folder, self.folder.with_name(load.load_id))
+
 
 class LandingZone:
     """The loads under one folder."""
@@ -336,6 +341,5 @@ class LandingZone:
             position: How far the log has landed now.
         """
         for draft, load in loads:
-            (draft.folder / "commit.json").write_text(load.model_dump_json(indent=2) + "\n")
-            commit_folder(draft.folder, draft.folder.with_name(load.load_id))
+            draft.commit(load)
         write_whole(self.root / source / "position.json", position.model_dump_json(indent=2) + "\n")

@@ -9,7 +9,6 @@ from datetime import datetime
 from croniter import croniter
 
 from hubspoke.files import write_whole
-from hubspoke.landing import LandingZone
 from hubspoke.project import Project
 from hubspoke.sources import SourceTable
 
@@ -38,7 +37,7 @@ def note(project: Project, tables: list[SourceTable], began: datetime) -> None:
     source = tables[0].source
     if tables[0].ingest.schedule is not None:
         asked = _asked(project, source) | dict.fromkeys((table.table for table in tables), began.isoformat())
-        write_whole(LandingZone(project.landing).root / source / "asked.json", json.dumps(asked, indent=2) + "\n")
+        write_whole(project.landing / source / "asked.json", json.dumps(asked, indent=2) + "\n")
 
 
 def _asked(project: Project, source: str) -> dict[str, str]:
