@@ -132,6 +132,15 @@ class Content:
     whole: Load | None
     changes: list[Load]
 
+    @classmethod
+    def of(cls, loads: list[Load]) -> "Content | None":
+        """Return what makes up a table that has some loads, oldest first; None if it has none."""
+        if not loads:
+            return None
+        wholes = [place for place, load in enumerate(loads) if load.kind == "whole"]
+        first = wholes[-1] if wholes else -1
+        return cls(loads[first] if wholes else None, loads[first + 1 :])
+
     @property
     def newest(self) -> Load:
         """The load that came last."""
@@ -267,12 +276,7 @@ class LandingZone:
 
     def content(self, source: str, table: str, reached: int | None = None) -> Content | None:
         """Return what makes up a table now; None if nothing has landed. ``reached`` is that of ``loads``."""
-        loads = self.loads(source, table, reached)
-        if not loads:
-            return None
-        wholes = [place for place, load in enumerate(loads) if load.kind == "whole"]
-        first = wholes[-1] if wholes else -1
-        return Content(loads[first] if wholes else None, loads[first + 1 :])
+        return Content.of(self.loads(source, table, reached))
 
     def files(self, source: str, table: str, load: Load) -> list[Path]:
         """List the Parquet files of a load."""

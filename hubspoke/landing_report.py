@@ -12,7 +12,7 @@ from pyarrow.lib import ArrowException
 from hubspoke.compaction import SMALL_FILE_BYTES
 from hubspoke.errors import HubspokeError, first_line
 from hubspoke.files import UNFINISHED
-from hubspoke.landing import LandingZone, Load
+from hubspoke.landing import Content, LandingZone, Load
 from hubspoke.pages import sparkline
 from hubspoke.project import Project
 from hubspoke.sources import SourceTable, read_sources
@@ -212,7 +212,7 @@ class _Look:
                 f"{len(replaced):,} loads were merged into others, {self._size(replaced):,.1f} MB; they go, once they "
                 f"are read no more: hubspoke landing compact {self._report.name}",
             )
-        content = self._zone.content(*self._names)
+        content = Content.of(loads)
         if content is None or content.whole is None:
             return
         older = [load for load in loads if load.sequence < content.whole.first]
