@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: build test lint bench bench-cdc soak engines superset install clean help
+.PHONY: build test lint bench bench-changes bench-latency bench-cdc soak engines superset install clean help
 .DEFAULT_GOAL := help
 
 help: ## Show what there is to type.
@@ -53,6 +53,9 @@ bench: install ## Measure landing, build, quality gate, and what readers of Post
 	@$(BIN)/python bench/postgres.py
 	@$(BIN)/python bench/serve.py
 	@$(BIN)/python bench/dashboards.py
+
+bench-changes: install ## Make a thousand changes of a project of 500 models; what is built after each, and is it right?
+	@$(BIN)/python bench/changes.py
 
 bench-latency: install ## Measure the way of a sale from PostgreSQL to a released mart, with ingestion and build in a loop.
 	@$(BIN)/python bench/latency.py

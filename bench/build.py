@@ -65,9 +65,16 @@ def run(warehouse: Path, *command: str | Path, project: Path = ROOT) -> Cost:
 
 def build(warehouse: Path) -> Cost:
     """Build the project, and find in dbt's own results what came after its last node."""
+    results = ROOT / "target/run_results.json"
+    results.unlink(missing_ok=True)
     cost = run(warehouse, BIN / "hubspoke", "build")
-    results = json.loads((ROOT / "target/run_results.json").read_text())["results"]
-    ends = [result["execution_time"] for result in results if "on-run-end" in result["unique_id"]]
+    if not results.is_file():  # there was nothing to run
+        return cost
+    ends = [
+        result["execution_time"]
+        for result in json.loads(results.read_text())["results"]
+        if "on-run-end" in result["unique_id"]
+    ]
     return replace(cost, release=sum(ends))
 
 

@@ -1,4 +1,4 @@
-"""``hubspoke build``: dbt's own build, with live progress on a terminal and a summary at the end."""
+"""``hubspoke build``: dbt's own build of what has to be built, with live progress and a summary at the end."""
 
 import gc
 import importlib
@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,14 @@ import duckdb
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from hubspoke import postgres
 from hubspoke.errors import HubspokeError
 from hubspoke.landing import LandingZone
 from hubspoke.manifest import close_hub
+from hubspoke.plan import Plan, make
 from hubspoke.project import Project
 from hubspoke.quality import held_back, open_hub, scans
-from hubspoke.release import ReleaseStore
+from hubspoke.release import ReleaseStore, release_run
 from hubspoke.sources import read_sources
 
 
@@ -90,12 +94,13 @@ class Watch:
             self.problems += [heading, *told] if heading else told
 
 
-def build(project: Project, select: tuple[str, ...], console: Console) -> bool:
-    """Run ``dbt build`` on the project and print what came of it.
+def build(project: Project, select: tuple[str, ...], is_full: bool, console: Console) -> bool:
+    """Build what the hub lacks, or what is asked for, and print what came of it.
 
     Args:
         project: The project.
-        select: dbt selectors; empty for everything.
+        select: dbt selectors; empty for what ``hubspoke.plan`` says.
+        is_full: Build everything, whatever the plan says.
         console: Where to print; a terminal gets a live display, anything else plain lines.
 
     Returns:
@@ -104,28 +109,18 @@ def build(project: Project, select: tuple[str, ...], console: Console) -> bool:
     Raises:
         HubspokeError: Another process has the hub open, or dbt could not start.
     """
-    # slow to import (1 s): only the command that runs dbt pays for it
-    from dbt.cli.main import dbtRunner
-
     # a parsed project is some 185,000 objects that live to the end: the collector would walk them again and again
     gc.set_threshold(200_000, 50, 100)
     _refuse_if_busy(project)
     watch = Watch()
     started = time.monotonic()
-    # writing every statement to dbt.log costs a tenth of the build; plain dbt does
-    arguments = ["build", "--quiet", "--log-level-file", "info"]
-    if select:
-        arguments += ["--select", *select]
-    os.chdir(project.root)  # where dbt looks for its project and its profile
-    finished = threading.Event()
-    display = threading.Thread(target=_show, args=(watch, console, finished))
-    display.start()
-    try:
-        result = dbtRunner(callbacks=[watch]).invoke(arguments)
-    finally:
-        finished.set()
-        display.join()
-    close_hub()
+    with _display(watch, console):
+        plan = None if select or is_full or not project.hub.is_file() else make(project)
+        if plan is None or plan.steps:
+            result = _run_dbt(project, watch, ["--select", *select] if select else plan.selectors if plan else [])
+    if plan and not plan.steps:
+        _tell_that_nothing_changed(project, plan, console)
+        return True
     for line in watch.problems:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if result.exception and not watch.problems:
@@ -134,9 +129,64 @@ def build(project: Project, select: tuple[str, ...], console: Console) -> bool:
         raise HubspokeError(
             f"nothing in the project matches: {' '.join(select)}. Try: dbt ls --select {' '.join(select)}"
         )
-    if watch.ended["model"]:
-        _summarise(project, watch, time.monotonic() - started, console)
+    if watch.ended["model"] or plan:
+        _summarise(project, watch, plan, time.monotonic() - started, console)
     return bool(result.success)
+
+
+def _run_dbt(project: Project, watch: Watch, selection: list[str]) -> Any:
+    # slow to import (1 s)
+    from dbt.cli.main import dbtRunner
+
+    os.chdir(project.root)  # where dbt looks for its project and its profile
+    try:
+        # writing every statement to dbt.log costs a tenth of the build; plain dbt does
+        return dbtRunner(callbacks=[watch]).invoke(["build", "--quiet", "--log-level-file", "info", *selection])
+    finally:
+        close_hub()
+
+
+@contextmanager
+def _display(watch: Watch, console: Console) -> Iterator[None]:
+    finished = threading.Event()
+    display = threading.Thread(target=_show, args=(watch, console, finished))
+    display.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        display.join()
+
+
+def _tell_that_nothing_changed(project: Project, plan: Plan, console: Console) -> None:
+    """Say so, and release what an earlier run built and could not release."""
+    relations, tests = plan.skipped
+    lines = {
+        "built": f"nothing: {_count(relations, 'model')} and {_count(tests, 'rule')} "
+        "are as they were built, and so is all that they read"
+    }
+    if not plan.manifest.spokes:
+        lines["release"] = "None: models/spokes/ holds no model, so nobody has ordered anything."
+        outcome = ""
+    elif plan.is_released:
+        current = ReleaseStore(project.release).get()
+        lines["release"] = f"Release {current.number} is still current."
+        outcome = postgres.outcome(project, plan.manifest)
+    else:
+        with duckdb.connect(project.hub) as hub:
+            lines["release"], *further = release_run(project, hub, plan.manifest.run_id).splitlines()
+        outcome = "\n".join(further)
+    _print_lines(lines | _named(outcome), console)
+
+
+def _named(outcome: str) -> dict[str, str]:
+    """Read the lines of a release's outcome that have a name."""
+    return {name: text for line in outcome.splitlines() for name, text in [line.split(": ", 1)]}
+
+
+def _print_lines(lines: dict[str, str], console: Console) -> None:
+    for name, text in lines.items():
+        console.print(f"{name:<10} {text}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _refuse_if_busy(project: Project) -> None:
@@ -190,7 +240,7 @@ def _share_done(cursor: duckdb.DuckDBPyConnection | None) -> float:
         return -1
 
 
-def _summarise(project: Project, watch: Watch, seconds: float, console: Console) -> None:
+def _summarise(project: Project, watch: Watch, plan: Plan | None, seconds: float, console: Console) -> None:
     zone = LandingZone(project.landing)
     loads = [zone.current(table.source, table.table) for table in read_sources(project.root)]
     landed = [load for load in loads if load]
@@ -209,18 +259,25 @@ def _summarise(project: Project, watch: Watch, seconds: float, console: Console)
         "checked": f"{_count(watch.done['test'], 'rule')} in {_count(scanned, 'scan')} "
         f"and {_count(watch.done['unit_test'], 'unit test')}: "
         f"{watch.failed} failed, {watch.warned} warned",
+        **_skipped(plan),
         "held back": f"{quarantined:,} rows quarantined, {dropped:,} dropped by a declared filter",
         "release": released or f"None was made; {readers_see}.",
     }
-    lines |= {name: text for line in further for name, text in [line.split(": ", 1)]}
+    lines |= _named("\n".join(further))
     if watch.problems and not watch.outcome.startswith("Release"):
         lines["next"] = f"put right what is named above, then: {command} build"
     elif current and watch.outcome.startswith("Release"):
         lines["next"] = f'{command} query "select * from {min(current.relations)} limit 10"'
     else:
         lines["next"] = f"{command} build"
-    for name, text in lines.items():
-        console.print(f"{name:<10} {text}", highlight=False, markup=False, soft_wrap=True)
+    _print_lines(lines, console)
+
+
+def _skipped(plan: Plan | None) -> dict[str, str]:
+    relations, tests = plan.skipped if plan else (0, 0)
+    if not relations and not tests:
+        return {}
+    return {"skipped": f"{_count(relations, 'model')} and {_count(tests, 'rule')}: unchanged, and so is what they read"}
 
 
 def _count(number: int, thing: str) -> str:

@@ -351,12 +351,32 @@ def _to_stderr(line: str) -> None:
 
 
 @cli.command()
+@click.option("--json", "form", flag_value="json", help="As JSON.")
+@click.option("--markdown", "form", flag_value="markdown", help="As Markdown, for a pull request.")
+@click.option("--strict", is_flag=True, help="End with 1 if a change breaks what others read.")
+def plan(form: str | None, strict: bool) -> None:
+    """Show what a build would do and why, and what of it others would feel. Nothing is built."""
+    from hubspoke.plan import make
+    from hubspoke.plan_report import report
+
+    found = report(Project.find(), make(Project.find()))
+    click.echo({"json": found.as_json, "markdown": found.as_markdown}.get(form or "", found.as_text)())
+    if strict and found.is_breaking:
+        sys.exit(1)
+
+
+@cli.command()
 @click.option("-s", "--select", multiple=True, help="dbt selector, for example mart_sales__daily_stores+")
-def build(select: tuple[str, ...]) -> None:
-    """Build, test and, if all is green, release (dbt build with progress and a summary)."""
+@click.option("--full", is_flag=True, help="Build everything, changed or not.")
+def build(select: tuple[str, ...], full: bool) -> None:
+    """Build what has changed, test it and, if all is green, release.
+
+    What has changed is what hubspoke plan shows: models and rules that were edited, and those that rest on them or on
+    new data. The rest stays as it was built, and is what a full build would make of it.
+    """
     from hubspoke.build import build as run_build
 
-    if not run_build(Project.find(), select, Console()):
+    if not run_build(Project.find(), select, full, Console()):
         sys.exit(1)
 
 
@@ -530,7 +550,7 @@ def quarantine_replay(model: str) -> None:
     """Build MODEL and all that reads it again from what has landed, after a rule, the data or an exception changed."""
     from hubspoke.build import build as run_build
 
-    if not run_build(Project.find(), (f"{model}+",), Console()):
+    if not run_build(Project.find(), (f"{model}+",), False, Console()):
         sys.exit(1)
 
 

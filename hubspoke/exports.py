@@ -343,7 +343,9 @@ class _TableLoad:
         kind = _json_kind(form, path)
         try:
             found = self._duck.execute(
-                f"select distinct json_keys(json) from read_json_objects('{quoted(path)}', format = '{kind}')"
+                # by their hash, as grouping by lists takes as long as reading them
+                "select any_value(keys) from (select json_keys(json) as keys "
+                f"from read_json_objects('{quoted(path)}', format = '{kind}')) group by hash(keys)"
             ).fetchall()
         except duckdb.Error:
             return None, json_names(path, form == "jsonl") or list(self._types)

@@ -7,6 +7,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -33,12 +34,14 @@ class SourceFile:
         url: Where it is, for a person, and for fsspec if it is not on this machine.
         path: Where it is on this machine, if it is.
         fingerprint: Another once its content is.
+        stamp: What the system tells of a file on this machine that changes when somebody writes to it.
     """
 
     name: str
     url: str
     path: Path | None
     fingerprint: str
+    stamp: tuple[int, ...] = ()
 
 
 def list_files(table: SourceTable) -> list[SourceFile]:
@@ -55,15 +58,18 @@ def list_files(table: SourceTable) -> list[SourceFile]:
     else:
         paths = [folder / table.file if table.file else table.path]
     return [
-        SourceFile(path.relative_to(folder).as_posix(), str(path), path, _hash(table, path))
+        _local(table, path, path.relative_to(folder).as_posix())
         for path in paths
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
 
 
 def is_unchanged(table: SourceTable, file: SourceFile) -> bool:
-    """Whether a file on this machine is still what it was when it was listed."""
-    return file.path is None or _hash(table, file.path) == file.fingerprint
+    """Whether a file on this machine has been left alone since it was listed."""
+    if file.path is None:
+        return True
+    with _readable(table, file.path):
+        return _stamp(file.path) == file.stamp
 
 
 def fetch(table: SourceTable, file: SourceFile, scratch: Path) -> list[tuple[str, Path]]:
@@ -135,10 +141,22 @@ def _filesystem(table: SourceTable) -> Any:
         raise HubspokeError(f"{table.name}: {first_line(error)} (in {table.declared_in})") from None
 
 
-def _hash(table: SourceTable, path: Path) -> str:
-    try:
+def _local(table: SourceTable, path: Path, name: str) -> SourceFile:
+    with _readable(table, path):
+        stamp = _stamp(path)
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return SourceFile(name, str(path), path, hashlib.file_digest(file, "sha256").hexdigest(), stamp)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    about = path.stat()
+    return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+@contextmanager
+def _readable(table: SourceTable, path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise HubspokeError(
             f"{table.name}: cannot read {path}: {error.strerror} (named in {table.declared_in})"

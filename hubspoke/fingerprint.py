@@ -6,7 +6,8 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from hubspoke.manifest import Manifest, Node, meta
+from hubspoke.canonical import canonical
+from hubspoke.manifest import Manifest, Node, folders, meta
 
 SETTINGS_OF_A_MODEL = (
     "materialized",
@@ -17,6 +18,9 @@ SETTINGS_OF_A_MODEL = (
     "database",
     "schema",
     "alias",
+    "pre-hook",
+    "post-hook",
+    "sql_header",
 )
 SETTINGS_OF_A_TEST = ("where", "severity", "warn_if", "error_if", "fail_calc", "limit", "meta")
 
@@ -30,9 +34,9 @@ def fingerprints(manifest: Manifest, variables: dict[str, Any], exceptions: list
         exceptions: Lines of ``seeds/rule_exceptions.csv``, model first: what the quality gate lets through.
 
     Returns:
-        Hash by unique id: of the text, of the macros that it calls and those that they call, of the variables that
-        these read, and of the settings that change what runs; of a model also of the rules that take rows out of it, of
-        a unit test of its rows.
+        Hash by unique id: of what counts of the text (``hubspoke.canonical``), of the macros that it calls and those
+        that they call, of the variables that these read, and of the settings that change what runs; of a model also of
+        the rules that take rows out of it, of a spoke's of what is said of it, of a unit test of its rows.
     """
     tests = {test["unique_id"]: _hash(_parts(manifest, test, variables, SETTINGS_OF_A_TEST)) for test in manifest.tests}
     taking_out: dict[str, list[str]] = {}
@@ -43,6 +47,8 @@ def fingerprints(manifest: Manifest, variables: dict[str, Any], exceptions: list
     for node_id, node in manifest.nodes.items():
         if node["resource_type"] in {"model", "seed"}:
             parts = _parts(manifest, node, variables, SETTINGS_OF_A_MODEL)
+            if folders(node)[0] == "spokes":  # readers see what is said of it
+                parts["said"] = [node["description"], {name: c["description"] for name, c in node["columns"].items()}]
             parts["types"] = {name: column.get("data_type") for name, column in node["columns"].items()}
             parts["rules"] = sorted(taking_out.get(node_id, []))
             parts["exceptions"] = [line for line in exceptions if line[0] == node["name"]] if parts["rules"] else []
@@ -53,15 +59,20 @@ def fingerprints(manifest: Manifest, variables: dict[str, Any], exceptions: list
 
 
 def _parts(manifest: Manifest, node: Node, variables: dict[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
-    macros = {macro_id: manifest.macros[macro_id]["macro_sql"] for macro_id in _called(manifest, node)}
+    macros = {macro_id: canonical(manifest.macros[macro_id]["macro_sql"]) for macro_id in _called(manifest, node)}
     read = set().union(*map(_variables_in, [node.get("raw_code") or "", *macros.values()]))
     return {
-        "text": node["checksum"] if node["resource_type"] != "test" else node["raw_code"],
+        "text": node["checksum"] if node["resource_type"] == "seed" else _text(node),
         "arguments": (node.get("test_metadata") or {}).get("kwargs"),
         "macros": macros,
         "variables": {name: variables.get(name) for name in sorted(read)},
         "settings": {name: node["config"].get(name) for name in settings},
     }
+
+
+def _text(node: Node) -> str:
+    text = node.get("raw_code") or ""
+    return text if node.get("language") == "python" else canonical(text)
 
 
 @lru_cache(maxsize=10_000)

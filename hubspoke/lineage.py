@@ -60,13 +60,31 @@ class Lineage:
         """
         return {name: self._trace((model["unique_id"], name.lower())) for name in model["columns"]}
 
+    def made_of(self, model: Node, columns: set[Column]) -> list[str]:
+        """List the columns of a model whose values are made of some columns, whichever nodes those belong to.
+
+        Raises:
+            HubspokeError: A model on the way has no compiled SQL.
+        """
+        return [name for name in model["columns"] if self._reaches((model["unique_id"], name.lower()), columns)]
+
+    def _reaches(self, column: Column, columns: set[Column]) -> bool:
+        if column in columns:
+            return True
+        return any(self._reaches(parent, columns) for parent in self._columns_read(column))
+
     def _trace(self, column: Column) -> set[Column]:
+        if column[0] in self._manifest.sources:
+            return {column}
+        return set().union(*map(self._trace, self._columns_read(column)))
+
+    def _columns_read(self, column: Column) -> set[Column]:
         node_id, name = column
         if node_id in self._manifest.sources:
-            return {column}
+            return set()
         if node_id not in self._parents:
             self._parents[node_id] = self._read(node_id)
-        return set().union(*map(self._trace, self._parents[node_id].get(name, set())))
+        return self._parents[node_id].get(name, set())
 
     def _read(self, node_id: str) -> dict[str, set[Column]]:
         """For each column that a node gives, find the columns of other nodes that it is computed from."""

@@ -168,6 +168,16 @@ def meta(node: Node) -> dict[str, Any]:
     return dict(node.get("config", {}).get("meta") or node.get("meta") or {})
 
 
+def parse_project(root: Path) -> Manifest:
+    """Have dbt parse the project at ``root``.
+
+    Raises:
+        HubspokeError: dbt could not; its own message is passed on.
+    """
+    _run_dbt(root, "parse", "--quiet")
+    return Manifest.read(root)
+
+
 def compile_project(root: Path, select: str = "") -> dict[str, str]:
     """Compile the project at ``root`` without running a model.
 

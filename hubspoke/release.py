@@ -30,8 +30,9 @@ from hubspoke.iceberg import IcebergTables
 from hubspoke.location import Location, claim, read_location
 from hubspoke.manifest import Manifest, Node, spoke_of
 from hubspoke.project import Project
-from hubspoke.readiness import Build, Obstacle, Result, obstacles
+from hubspoke.readiness import Obstacle, obstacles
 from hubspoke.sql import columns_of, quoted
+from hubspoke.versions import Build, Result, held, judged
 
 
 class Relation(BaseModel):
@@ -342,15 +343,14 @@ def release_run(
     exceptions = project.rule_exceptions()
     expected = fingerprints(manifest, project.variables(), exceptions)
     ran = fingerprints(manifest, project.variables() | given_variables, exceptions) if given_variables else expected
-    _note_fingerprints(hub, run_id, ran)
+    _note(hub, manifest, run_id, ran)
     if not manifest.spokes:
         return "Not released: models/spokes/ holds no model, so nobody has ordered anything."
-    builds, compiled = _last_builds(hub)
-    results = _last_results(hub)
+    builds, results = last_builds(hub), last_results(hub)
     found = obstacles(manifest, builds, results, expected)
     if found:
         return f"Not released: {_explain(manifest, found)}; {readers_see}."
-    faults = violations(manifest, compiled)
+    faults = violations(manifest, {node_id: build.compiled for node_id, build in builds.items()})
     if faults:
         raise HubspokeError("\n".join([f"the project breaks its own rules; {readers_see}.", *map(str, faults)]))
     before = store.newest()
@@ -370,7 +370,31 @@ def release_run(
     # publishes what this module makes
     from hubspoke import postgres
 
-    return f"{told}\n{postgres.outcome(project, manifest)}".strip()
+    told = f"{told}\n{postgres.outcome(project, manifest)}".strip()
+    hub.execute(
+        "create or replace table runs.released as select ? as state, ? as run_id, now() as released_at",
+        [state_of(project, manifest, builds), run_id],
+    )
+    return told
+
+
+def state_of(project: Project, manifest: Manifest, builds: dict[str, Build]) -> str:
+    """Tell all that a release hangs on, as one hash: what the spokes' relations hold, and what is said in YAML."""
+    versions = held(manifest, builds)
+    digest = hashlib.sha256(json.dumps([versions[spoke["unique_id"]] for spoke in manifest.spokes]).encode())
+    for file in [project.root / "dbt_project.yml", *sorted((project.root / "models").rglob("*.y*ml"))]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def released_state(hub: duckdb.DuckDBPyConnection) -> str:
+    """Return the state that was released last, whatever came of it; empty text if none was."""
+    if not hub.execute(
+        "select 1 from duckdb_tables() where schema_name = 'runs' and table_name = 'released'"
+    ).fetchall():
+        return ""
+    row = hub.execute("select state from runs.released").fetchone()
+    return str(row[0]) if row else ""
 
 
 def _read(manifest: Path) -> Release:
@@ -402,40 +426,72 @@ def _code(root: Path) -> str:
     return described.stdout.strip()
 
 
-def _note_fingerprints(hub: duckdb.DuckDBPyConnection, run_id: str, now: dict[str, str]) -> None:
-    """Add to what a run has built and tested what it was made of."""
-    for table, of_those in (("builds", "and state = 'finished'"), ("results", "")):
-        hub.execute(
-            f"""
-            update runs.{table} set fingerprint = now.fingerprint
-            from (select unnest(?) as node_id, unnest(?) as fingerprint) as now
-            where {table}.node_id = now.node_id and {table}.run_id = ? {of_those}
-            """,
-            [list(now), list(now.values()), run_id],
-        )
+def _note(hub: duckdb.DuckDBPyConnection, manifest: Manifest, run_id: str, now: dict[str, str]) -> None:
+    """Add to what a run has built and tested what it was made of, and which data that was."""
+    hub.execute(
+        """
+        update runs.builds set fingerprint = now.fingerprint
+        from (select unnest(?) as node_id, unnest(?) as fingerprint) as now
+        where builds.node_id = now.node_id and builds.run_id = ? and state = 'finished'
+        """,
+        [list(now), list(now.values()), run_id],
+    )
+    rows = hub.execute(
+        "select distinct node_id from runs.builds where run_id = ? and fingerprint is not null", [run_id]
+    )
+    fresh = frozenset(node_id for (node_id,) in rows.fetchall() if node_id not in manifest.sources)
+    versions = held(manifest, last_builds(hub), fresh)
+    built = [node_id for node_id in versions if node_id in fresh]
+    hub.execute(
+        """
+        update runs.builds set version = now.version
+        from (select unnest(?) as node_id, unnest(?) as version) as now
+        where builds.node_id = now.node_id and builds.run_id = ?
+        """,
+        [built, [versions[node_id] for node_id in built], run_id],
+    )
+    tests = list(manifest.tested)
+    hub.execute(
+        """
+        update runs.results set fingerprint = now.fingerprint, version = now.version
+        from (select unnest(?) as node_id, unnest(?) as fingerprint, unnest(?) as version) as now
+        where results.node_id = now.node_id and results.run_id = ?
+        """,
+        [
+            [*tests, *built],
+            [now[node_id] for node_id in [*tests, *built]],
+            [
+                *(judged(manifest, test_id, now, versions) for test_id in tests),
+                *(versions[node_id] for node_id in built),
+            ],
+            run_id,
+        ],
+    )
 
 
-def _last_builds(hub: duckdb.DuckDBPyConnection) -> tuple[dict[str, Build], dict[str, str]]:
+def last_builds(hub: duckdb.DuckDBPyConnection) -> dict[str, Build]:
+    """Read the last build of each model and seed and the last pin of each source, by unique id."""
     rows = hub.execute(
         """
-        select node_id, build_number, fingerprint, compiled_sql
+        select node_id, build_number, fingerprint, version, compiled_sql
         from runs.builds
         qualify row_number() over (partition by node_id order by build_number desc) = 1
         """
     ).fetchall()
-    return {row[0]: Build(row[1], row[2]) for row in rows}, {row[0]: row[3] for row in rows}
+    return {node_id: Build(*rest) for node_id, *rest in rows}
 
 
-def _last_results(hub: duckdb.DuckDBPyConnection) -> dict[str, Result]:
+def last_results(hub: duckdb.DuckDBPyConnection) -> dict[str, Result]:
+    """Read the last result of each node that was not skipped, by unique id."""
     rows = hub.execute(
         """
-        select node_id, build_number, status, fingerprint
+        select node_id, build_number, status, fingerprint, version
         from runs.results
         where status != 'skipped'
         qualify row_number() over (partition by node_id order by build_number desc) = 1
         """
     ).fetchall()
-    return {row[0]: Result(row[1], row[2], row[3]) for row in rows}
+    return {node_id: Result(*rest) for node_id, *rest in rows}
 
 
 def _explain(manifest: Manifest, found: list[Obstacle]) -> str:

@@ -182,37 +182,39 @@
     {{ return(counts) }}
 {% endmacro %}
 
-{#- The rows that break any of these rules, with a flag for each. Of rows that repeat a key, one that breaks no other rule stays. -#}
+{#- The rows that break any of these rules, with a flag for each. Of rows that repeat a key, one that breaks no other rule stays; only
+    those are numbered, as numbering every row would cost more than all the rest. -#}
 {% macro _suspects(rules) %}
-    {%- set is_faulty, is_suspect = [], ['false'] -%}
-    {%- for rule in rules -%}
-        {%- if rule.kind == 'row' -%}
-            {%- do is_faulty.append(_broken(rule)) -%}
-            {%- do is_suspect.append(_broken(rule)) -%}
-        {%- else -%}
-            {%- set key = context[rule.template ~ '__key'](rule) -%}
-            {%- do is_suspect.append(
-                _in_rule(rule, key) ~ ' and (' ~ key | join(', ') ~ ') in (select (' ~ key | join(', ') ~ ') from ' ~ rule.repeated ~ ')'
-            ) -%}
-        {%- endif -%}
-    {%- endfor -%}
+    {%- set is_faulty = [] -%}
+    {%- for rule in rules if rule.kind == 'row' -%}{%- do is_faulty.append(_broken(rule)) -%}{%- endfor -%}
+    {%- set is_suspect = is_faulty | list -%}
     select
-        rowid as _row
+        _gated.rowid as _row
         {%- for rule in rules %},
         {% if rule.kind == 'row' -%}
             coalesce({{ _broken(rule) }}, false)
         {%- else -%}
-            {%- set key = context[rule.template ~ '__key'](rule) -%}
-            {{ _in_rule(rule, key) }} and row_number() over (
-                partition by {{ _in_rule(rule, key) }}, {{ key | join(', ') }}
-                order by
-                    {{ '(' ~ is_faulty | join(' or ') ~ ') is true, ' if is_faulty -}}
-                    {{ rule.arguments.get('keep_first_by') or key | join(', ') }}, rowid
-            ) > 1
+            {%- do is_suspect.append('_key_' ~ loop.index ~ '._nth is not null') -%}
+            coalesce(_key_{{ loop.index }}._nth > 1, false)
         {%- endif %} as _rule_{{ loop.index }}
         {%- endfor %}
     from {{ this }} as _gated
-    where {{ is_suspect | join('\n        or ') }}
+    {%- for rule in rules if rule.kind == 'key' %}
+    {%- set key = context[rule.template ~ '__key'](rule) %}
+    left join (
+        select
+            rowid as _key_row,
+            row_number() over (
+                partition by {{ key | join(', ') }}
+                order by
+                    {{ '(' ~ is_faulty | join(' or ') ~ ') is true, ' if is_faulty -}}
+                    {{ rule.arguments.get('keep_first_by') or key | join(', ') }}, rowid
+            ) as _nth
+        from {{ this }} as _gated
+        where {{ _in_rule(rule, key) }} and ({{ key | join(', ') }}) in (select ({{ key | join(', ') }}) from {{ rule.repeated }})
+    ) as _key_{{ rules.index(rule) + 1 }} on _gated.rowid = _key_{{ rules.index(rule) + 1 }}._key_row
+    {%- endfor %}
+    where {{ is_suspect | join('\n        or ') or 'false' }}
 {% endmacro %}
 
 {#- One row: failed_<n> for each rule, and the rows to quarantine and to drop. -#}

@@ -6,7 +6,7 @@
             {%- set node, failures = result.node, result.failures if result.failures is not none else 'null' -%}
             {%- do rows.append(
                 "(nextval('runs.build_number'), " ~ _text(invocation_id) ~ ', ' ~ _text(node.unique_id) ~ ', ' ~ _text(result.status) ~ ', null, '
-                ~ failures ~ ', ' ~ result.execution_time ~ ', now())'
+                ~ failures ~ ', ' ~ result.execution_time ~ ', now(), null)'
             ) -%}
             {%- if node.resource_type == 'test' -%}
                 {%- set about = graph.nodes.get(node.attached_node) -%}

@@ -1,5 +1,6 @@
-{#- Points every source at the load that is current now, so that the whole run reads one state of the landing zone
-    while ingestion goes on. A pin that changed counts as a new build of its source. -#}
+{#- Points every source that this run reads at the load that is current now, so that the whole run reads one state of the landing
+    zone while ingestion goes on. A pin that changed counts as a new build of its source. The others stay where they are, as what was
+    built from them is not built now; those that nothing reads yet are there to be looked at. -#}
 {% macro pin_landing() %}
     {#- to compile is not to run: dbt compiles hooks, too, in no order -#}
     {%- if execute and flags.WHICH not in ['compile', 'generate'] -%}
@@ -7,14 +8,16 @@
         {%- set answer = fromjson(run_query('select hubspoke_landed()').columns[0].values()[0]) -%}
         {%- if answer.error is defined -%}{%- do exceptions.raise_compiler_error(answer.error) -%}{%- endif -%}
         {%- set missing, in_place = [], [] -%}
-        {%- for source in graph.sources.values() if (source.source_name ~ '.' ~ source.name) in answer.declared -%}
+        {%- set read_now, read_by_others = _sources_read_now() -%}
+        {%- for source in graph.sources.values() if source.unique_id not in read_by_others -%}
             {%- set name = source.source_name ~ '.' ~ source.name -%}
-            {%- if not answer.declared[name] -%}
-                {%- if _is_read_now(source.unique_id) -%}{%- do in_place.append(source) -%}{%- endif -%}
-            {%- elif name in answer.landed -%}
+            {%- if name in answer.landed -%}
                 {%- do _pin_source(source, answer.landed[name]) -%}
-            {%- elif _is_read_now(source.unique_id) -%}
+            {%- elif source.unique_id not in read_now -%}
+            {%- elif answer.declared.get(name) -%}
                 {%- do missing.append(name) -%}
+            {%- elif name in answer.declared -%}
+                {%- do in_place.append(source) -%}
             {%- endif -%}
         {%- endfor -%}
         {%- if in_place -%}{%- do _pin_in_place(in_place) -%}{%- endif -%}
@@ -38,15 +41,26 @@
     {%- endfor -%}
 {% endmacro %}
 
-{#- By a node of this run, or through views that stay as they are. -#}
-{% macro _is_read_now(node_id) %}
-    {%- for node in graph.nodes.values() if node_id in (node.depends_on.nodes or []) -%}
-        {%- set is_view = node.config.materialized in ['view', 'ephemeral'] -%}
-        {%- if node.unique_id in selected_resources or (is_view and _is_read_now(node.unique_id)) -%}
-            {{ return(true) }}
-        {%- endif -%}
+{#- Sources that a node of this run reads, by itself or through views; and those that only other nodes of the project read. -#}
+{% macro _sources_read_now() %}
+    {%- set now, others, seen, waiting = {}, {}, {}, [] -%}
+    {%- for node in graph.nodes.values() if node.unique_id in selected_resources -%}{%- do waiting.append(node) -%}{%- endfor -%}
+    {%- for _ in range(100000) if waiting -%}
+        {%- for parent in waiting.pop().depends_on.nodes or [] if parent not in seen -%}
+            {%- do seen.update({parent: true}) -%}
+            {%- if parent in graph.sources -%}
+                {%- do now.update({parent: true}) -%}
+            {%- elif graph.nodes[parent].config.materialized in ['view', 'ephemeral'] -%}
+                {%- do waiting.append(graph.nodes[parent]) -%}
+            {%- endif -%}
+        {%- endfor -%}
     {%- endfor -%}
-    {{ return(false) }}
+    {%- for node in graph.nodes.values() -%}
+        {%- for parent in node.depends_on.nodes or [] if parent in graph.sources and parent not in now -%}
+            {%- do others.update({parent: true}) -%}
+        {%- endfor -%}
+    {%- endfor -%}
+    {{ return((now, others)) }}
 {% endmacro %}
 
 {#- The views are made anew even for the same load: the project may have been moved. -#}

@@ -30,12 +30,15 @@
     {%- do run_statement('create sequence if not exists runs.build_number') -%}
     {%- do run_statement('create table if not exists runs.builds (
         build_number bigint, run_id varchar, node_id varchar, state varchar, fingerprint varchar, compiled_sql varchar,
-        built_at timestamptz
+        built_at timestamptz, version varchar
     )') -%}
     {%- do run_statement('create table if not exists runs.results (
         build_number bigint, run_id varchar, node_id varchar, status varchar, fingerprint varchar, failures bigint,
-        seconds double, recorded_at timestamptz
+        seconds double, recorded_at timestamptz, version varchar
     )') -%}
+    {%- for table in ['builds', 'results'] -%}{#- of a hub that was made before there were versions -#}
+        {%- do run_statement('alter table runs.' ~ table ~ ' add column if not exists version varchar') -%}
+    {%- endfor -%}
     {%- do run_statement('create schema if not exists quality') -%}
     {%- do run_statement('create schema if not exists quarantine') -%}
     {%- do run_statement('create table if not exists quality.measurements (

@@ -156,7 +156,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Sandbox:
     def make(sandbox: Sandbox) -> None:
         sandbox.run("hubspoke", "ingest")
         (sandbox.root / "build.txt").write_text(sandbox.run("hubspoke", "build").stdout)
-        (sandbox.root / "again.txt").write_text(sandbox.run("hubspoke", "build").stdout)
+        (sandbox.root / "again.txt").write_text(sandbox.run("hubspoke", "build", "--full").stdout)
 
     return once(tmp_path_factory, worker_id, "whole", make)
 

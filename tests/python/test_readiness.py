@@ -1,5 +1,6 @@
-"""The rule by which a hub may be released, on made-up projects: a chain source - core - mart - spoke with tests."""
+"""What a plan builds and when a hub may be released, on a made-up project: a chain source - core - mart - spoke."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -7,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubspoke.manifest import Manifest
-from hubspoke.readiness import Build, Result, obstacles
+from hubspoke.plan import compare
+from hubspoke.readiness import obstacles
+from hubspoke.versions import Build, Result, held, judged
 
 CHAIN = ["source.pos", "model.core", "model.mart", "model.spoke"]
 OTHER = "model.unreleased"
@@ -19,7 +22,9 @@ def node(name: str, parents: list[str], kind: str = "model", folder: str = "mart
         "name": name,
         "resource_type": kind,
         "original_file_path": f"models/{folder}/{name}.sql",
-        "depends_on": {"nodes": parents},
+        "depends_on": {"nodes": parents, "macros": []},
+        "config": {"materialized": "view" if name == "model.spoke" else "table"},
+        "raw_code": "",
     }
 
 
@@ -34,79 +39,193 @@ MANIFEST = Manifest(
             "test.mart": node("test.mart", ["model.mart", "model.core"], "test"),
             "test.unreleased": node("test.unreleased", [OTHER], "test"),
         },
-        "sources": {"source.pos": {}},
+        "sources": {"source.pos": {"resource_type": "source", "source_name": "pos", "name": "lines"}},
         "exposures": {},
         "unit_tests": {"unit_test.mart": {"unique_id": "unit_test.mart", "name": "unit", "model": "model.mart"}},
     }
 )
 TESTS = ["test.core", "test.mart", "unit_test.mart"]
-EXPECTED = {name: f"text of {name}" for name in [*MANIFEST.nodes, *MANIFEST.unit_tests]}
+RELATIONS = ["model.core", "model.mart", "model.spoke"]
 
 
-def ran(name: str, number: int, status: str = "pass", text: str | None = None) -> Result:
-    return Result(number, status, text or f"text of {name}")
+class Hub:
+    """A hub as runs leave it, and beside it what each relation holds in truth: its text, and what that read."""
+
+    def __init__(self) -> None:
+        self.texts = {name: f"text of {name}" for name in [*MANIFEST.nodes, *MANIFEST.unit_tests]}
+        self.load = "load 1"
+        self.builds: dict[str, Build] = {}
+        self.results: dict[str, Result] = {}
+        self.truth: dict[str, object] = {}
+        self.number = 0
+
+    def do(self, name: str) -> None:
+        """Pin the source, build a model or run a test, as a run of it alone would."""
+        self.number += 1
+        if name == "source.pos":
+            self.builds[name], self.truth[name] = Build(self.number, self.load), self.load
+        elif "test" in name:
+            version = judged(MANIFEST, name, self.texts, held(MANIFEST, self.builds))
+            self.results[name] = Result(self.number, "pass", self.texts[name], version)
+            self.truth[name] = self._judged_now(name)
+        else:
+            self.builds[name] = Build(self.number, self.texts[name])
+            version = held(MANIFEST, self.builds, frozenset([name]))[name]
+            self.builds[name] = Build(self.number, self.texts[name], version)
+            self.truth[name] = (self.texts[name], [self.shown(parent) for parent in MANIFEST.parents(name)])
+
+    def _judged_now(self, name: str) -> object:
+        about = MANIFEST.tested[name]
+        return self.texts[name], [self.texts[one] if "unit" in name else self.shown(one) for one in about]
+
+    def shown(self, name: str) -> object:
+        """Return what a relation shows now: the spoke's is a view."""
+        if name == "model.spoke" and name in self.builds:
+            return (self.builds[name].fingerprint, [self.shown(parent) for parent in MANIFEST.parents(name)])
+        return self.truth.get(name)
+
+    def full(self, name: str) -> object:
+        """Return what a relation would hold after a full build."""
+        if name == "source.pos":
+            return self.load
+        return self.texts[name], [self.full(parent) for parent in MANIFEST.parents(name)]
+
+    def obstacles(self) -> list[tuple[str, str]]:
+        found = obstacles(MANIFEST, self.builds, self.results, self.texts)
+        return [(obstacle.node_id, obstacle.kind) for obstacle in found]
+
+    def planned(self) -> list[str]:
+        steps = compare(MANIFEST, self.texts, self.builds, self.results, {"source.pos": self.load})
+        return [step.node["unique_id"] for step in steps]
+
+    def follow_the_plan(self) -> None:
+        """Do what a build does: all that is planned, from the loads that are there."""
+        planned = self.planned()
+        self.do("source.pos")
+        for name in planned:
+            self.do(name)
+
+    def is_as_built_anew(self) -> bool:
+        return all(self.shown(name) == self.full(name) for name in [*RELATIONS, OTHER])
 
 
-def state(**changed: Any) -> tuple[dict[str, Build], dict[str, Result]]:
-    """A hub after one full green run, with some entries replaced or (None) removed."""
-    builds: dict[str, Any] = {name: Build(number, f"text of {name}") for number, name in enumerate(CHAIN)}
-    results: dict[str, Any] = {name: ran(name, 10) for name in TESTS}
-    for name, value in changed.items():
-        unique_id = name.replace("__", ".")
-        (results if "test" in name else builds)[unique_id] = value
-    return {k: v for k, v in builds.items() if v}, {k: v for k, v in results.items() if v}
+def built() -> Hub:
+    hub = Hub()
+    hub.follow_the_plan()
+    return hub
 
 
-def found(**changed: Any) -> list[tuple[str, str]]:
-    return [(obstacle.node_id, obstacle.kind) for obstacle in obstacles(MANIFEST, *state(**changed), EXPECTED)]
+def test_a_full_green_run_may_be_released_and_there_is_nothing_left_to_do() -> None:
+    hub = built()
+    assert hub.is_as_built_anew()
+    assert hub.obstacles() == []
+    assert hub.planned() == []
 
 
-def test_a_full_green_run_may_be_released() -> None:
-    assert found() == []
+def replaced(name: str, **changed: Any) -> Hub:
+    hub = built()
+    kept = hub.results if "test" in name else hub.builds
+    kept[name] = dataclasses.replace(kept[name], **changed)
+    return hub
+
+
+def without(name: str) -> Hub:
+    hub = built()
+    (hub.results if "test" in name else hub.builds).pop(name)
+    return hub
+
+
+def edited(name: str) -> Hub:
+    hub = built()
+    hub.texts[name] = "newer text"
+    return hub
+
+
+def after(*names: str) -> Hub:
+    hub = built()
+    hub.load = "load 2"
+    for name in names:
+        hub.do(name)
+    return hub
 
 
 @pytest.mark.parametrize(
-    ("changed", "expected"),
+    ("hub", "expected"),
     [
-        ({"model__mart": None}, [("model.mart", "missing")]),
-        ({"model__mart": Build(2, "older text")}, [("model.mart", "edited")]),
-        ({"model__core": Build(11, None)}, [("model.core", "edited"), ("model.mart", "outdated")]),
-        ({"source__pos": Build(12, "new load")}, [("model.core", "outdated")]),
-        ({"test__core": None}, [("test.core", "missing")]),
-        ({"test__mart": ran("test.mart", 10, "fail")}, [("test.mart", "red")]),
-        ({"test__mart": ran("test.mart", 10, text="older text")}, [("test.mart", "edited")]),
-        ({"test__mart": ran("test.mart", 1)}, [("test.mart", "outdated")]),
-        ({"unit_test__mart": None}, [("unit_test.mart", "missing")]),
-        ({"unit_test__mart": ran("unit_test.mart", 10, "fail")}, [("unit_test.mart", "red")]),
-        ({"unit_test__mart": ran("unit_test.mart", 1)}, [("unit_test.mart", "outdated")]),
-        ({"test__unreleased": ran("test.unreleased", 10, "fail")}, [("test.unreleased", "red")]),
+        (without("model.mart"), [("model.mart", "missing")]),
+        (edited("model.mart"), [("model.mart", "edited"), ("unit_test.mart", "outdated")]),
+        (replaced("model.core", fingerprint=None), [("model.core", "edited"), ("model.mart", "outdated")]),
+        (after("source.pos"), [("model.core", "outdated")]),
+        (after("source.pos", "model.core"), [("model.mart", "outdated"), ("test.core", "outdated")]),
+        (without("test.core"), [("test.core", "missing")]),
+        (replaced("test.mart", status="fail"), [("test.mart", "red")]),
+        (edited("test.mart"), [("test.mart", "edited")]),
+        (replaced("test.mart", version="of other data"), [("test.mart", "outdated")]),
+        (without("unit_test.mart"), [("unit_test.mart", "missing")]),
+        (replaced("unit_test.mart", status="fail"), [("unit_test.mart", "red")]),
+        (replaced("test.unreleased", status="fail"), [("test.unreleased", "red")]),
     ],
 )
-def test_each_gap_is_named(changed: dict[str, Any], expected: list[tuple[str, str]]) -> None:
-    assert found(**changed)[: len(expected)] == expected
+def test_each_gap_is_named_and_is_what_the_plan_mends(hub: Hub, expected: list[tuple[str, str]]) -> None:
+    assert hub.obstacles()[: len(expected)] == expected
+    assert {name for name, _ in expected} <= set(hub.planned())
+    hub.follow_the_plan()
+    assert (hub.obstacles(), hub.planned(), hub.is_as_built_anew()) == ([], [], True)
 
 
 def test_a_warning_is_green_and_what_no_spoke_rests_on_need_not_be_built() -> None:
-    assert found(test__mart=ran("test.mart", 10, "warn")) == []
-    assert OTHER not in state()[0]
+    hub = replaced("test.mart", status="warn")
+    hub.builds.pop(OTHER)
+    assert hub.obstacles() == []
 
 
 def test_a_failure_of_what_has_been_edited_since_or_is_gone_does_not_count() -> None:
-    assert found(test__unreleased=ran("test.unreleased", 10, "fail", text="older text")) == []
-    builds, results = state()
-    assert obstacles(MANIFEST, builds, {**results, "test.gone": ran("test.gone", 10, "fail")}, EXPECTED) == []
+    hub = replaced("test.unreleased", status="fail", fingerprint="older text")
+    hub.results["test.gone"] = Result(99, "fail", "text of test.gone")
+    assert hub.obstacles() == []
 
 
-@given(order=st.permutations(CHAIN + TESTS))
-def test_only_upstream_before_downstream_and_tests_last_is_released(order: list[str]) -> None:
-    """Whatever order builds and tests happened in, only a valid one is free of obstacles."""
-    at = {name: number for number, name in enumerate(order)}
-    builds = {name: Build(at[name], f"text of {name}") for name in CHAIN}
-    results = {name: ran(name, at[name]) for name in TESTS}
-    in_order = [at[name] for name in CHAIN] == sorted(at[name] for name in CHAIN)
-    tested = (
-        at["test.core"] > at["model.core"]
-        and at["test.mart"] > max(at["model.mart"], at["model.core"])
-        and at["unit_test.mart"] > at["model.mart"]
-    )
-    assert (obstacles(MANIFEST, builds, results, EXPECTED) == []) == (in_order and tested)
+def test_data_that_is_built_again_and_is_the_same_asks_for_nothing_more() -> None:
+    hub = built()
+    hub.do("source.pos")
+    hub.do("model.core")
+    assert (hub.obstacles(), hub.planned()) == ([], [])
+
+
+def test_a_source_that_is_read_in_place_is_another_each_time() -> None:
+    hub = built()
+    steps = compare(MANIFEST, hub.texts, hub.builds, hub.results, {"source.pos": "asked where it is"})
+    assert [(step.why, step.because) for step in steps if step.node["unique_id"] == "model.spoke"] == [
+        ("data", ("pos.lines",))
+    ]
+
+
+EVENTS = st.one_of(
+    st.sampled_from([*CHAIN, OTHER, *TESTS]),
+    st.tuples(st.just("edit"), st.sampled_from([*RELATIONS, OTHER, *TESTS]), st.sampled_from("abc")),
+    st.tuples(st.just("land"), st.sampled_from("123")),
+    st.just("plan"),
+)
+
+
+@given(events=st.lists(EVENTS, max_size=25))
+def test_whatever_was_edited_landed_and_built_a_plan_gives_what_a_full_build_would(events: list[Any]) -> None:
+    """And what may be released is, in truth, all built from what the project says, and tested as it is."""
+    hub = Hub()
+    for event in events:
+        match event:
+            case ("edit", name, text):
+                hub.texts[name] = text
+            case ("land", number):
+                hub.load = f"load {number}"
+            case "plan":
+                hub.follow_the_plan()
+                assert hub.is_as_built_anew()
+                assert hub.planned() == []
+            case name:
+                hub.do(name)
+        load, hub.load = hub.load, hub.builds["source.pos"].fingerprint or "" if "source.pos" in hub.builds else "?"
+        is_built = all(name in hub.builds and hub.shown(name) == hub.full(name) for name in RELATIONS)
+        is_tested = all(hub.truth.get(name) == hub._judged_now(name) for name in TESTS)
+        assert (hub.obstacles() == []) == (is_built and is_tested)
+        hub.load = load

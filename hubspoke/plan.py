@@ -1,0 +1,224 @@
+"""What a build has to do, and why: what the hub holds beside what it would hold if all were built now."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import duckdb
+
+from hubspoke.fingerprint import fingerprints
+from hubspoke.landing import LandingZone
+from hubspoke.manifest import Manifest, Node, parse_project
+from hubspoke.project import Project
+from hubspoke.quality import open_hub
+from hubspoke.readiness import RED
+from hubspoke.release import ReleaseStore, last_builds, last_results, released_state, state_of
+from hubspoke.sources import read_sources
+from hubspoke.versions import Build, Result, Versions, held, judged, wanted
+from hubspoke.volatility import volatile
+
+Why = Literal["added", "edited", "unfinished", "failed", "volatile", "data", "ancestor"]
+
+WORDS: dict[Why, str] = {
+    "added": "added: never built here",
+    "edited": "edited since it was built",
+    "unfinished": "its last build did not come to its end",
+    "failed": "failed last",
+    "volatile": "volatile: to build it again may give something else",
+    "data": "reads new data",
+    "ancestor": "changed through an ancestor",
+}
+"""Why something is built, the first that holds; in the order in which a plan lists them."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that a build has to do.
+
+    Attributes:
+        node: Model, seed, data test or unit test.
+        why: Why it cannot be skipped.
+        because: What that comes from: the sources or models that changed, or the word that makes it volatile.
+    """
+
+    node: Node
+    why: Why
+    because: tuple[str, ...] = ()
+
+    @property
+    def is_test(self) -> bool:
+        """Whether it only looks."""
+        return str(self.node["resource_type"]) in {"test", "unit_test"}
+
+    @property
+    def reason(self) -> str:
+        """The reason as a person reads it."""
+        shown = ", ".join(self.because[:3]) + (f" and {len(self.because) - 3} more" if len(self.because) > 3 else "")
+        return f"{WORDS[self.why]}{f' ({shown})' if shown else ''}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build has to do.
+
+    Attributes:
+        manifest: The project as it is now.
+        steps: Models and seeds in the order in which they are built, then tests.
+        removed: Models and seeds that the hub still holds and the project does not know any more.
+        is_released: Whether readers have all that the hub held before the build.
+    """
+
+    manifest: Manifest
+    steps: tuple[Step, ...]
+    removed: tuple[str, ...]
+    is_released: bool
+
+    @cached_property
+    def built(self) -> list[Step]:
+        """What writes: models and seeds."""
+        return [step for step in self.steps if not step.is_test]
+
+    @cached_property
+    def tested(self) -> list[Step]:
+        """What looks: data tests and unit tests."""
+        return [step for step in self.steps if step.is_test]
+
+    @cached_property
+    def skipped(self) -> tuple[int, int]:
+        """Number of models and seeds, and of tests, that are as they would be."""
+        relations = sum(node["resource_type"] in {"model", "seed"} for node in self.manifest.nodes.values())
+        tests = len(self.manifest.tested)
+        return relations - len(self.built), tests - len(self.tested)
+
+    @property
+    def selectors(self) -> list[str]:
+        """Arguments for dbt that select just these steps; none if everything is to be done."""
+        if self.skipped == (0, 0):
+            return []
+        names = [".".join(step.node["fqn"]) for step in self.steps]
+        return ["--indirect-selection", "empty", "--select", *(f"fqn:{name}" for name in names)]
+
+
+def make(project: Project) -> Plan:
+    """Parse the project, look at what has landed and at what the hub says of itself, and tell what is to be done.
+
+    Writes nothing but dbt's own ``target/``.
+
+    Raises:
+        HubspokeError: dbt cannot parse the project, or the hub is being built.
+    """
+    manifest = parse_project(project.root)
+    builds: dict[str, Build] = {}
+    results: dict[str, Result] = {}
+    is_released = False
+    definitions = fingerprints(manifest, project.variables(), project.rule_exceptions())
+    if project.hub.is_file():
+        with open_hub(project) as hub:
+            if _has_notes(hub):
+                builds, results = last_builds(hub), last_results(hub)
+                is_released = released_state(hub) == state_of(project, manifest, builds)
+    is_released = is_released and ReleaseStore(project.release).current() is not None
+    steps = compare(manifest, definitions, builds, results, current_loads(project, manifest))
+    known = {**manifest.nodes, **manifest.sources}
+    removed = [node_id for node_id in builds if node_id not in known and node_id.startswith(("model.", "seed."))]
+    return Plan(manifest, tuple(steps), tuple(sorted(removed)), is_released)
+
+
+def compare(
+    manifest: Manifest,
+    definitions: dict[str, str],
+    builds: dict[str, Build],
+    results: dict[str, Result],
+    sources: Versions,
+) -> list[Step]:
+    """List what is to be done so that the hub holds what a full build would give.
+
+    Args:
+        manifest: The project.
+        definitions: Fingerprint of each model, seed and test.
+        builds: Last build of each model, seed and source.
+        results: Last result of each node.
+        sources: Version of each source now, by unique id.
+    """
+    now, then = wanted(manifest, definitions, sources), held(manifest, builds)
+    differs = {node_id for node_id in now if now[node_id] != then.get(node_id, "")}
+    steps: dict[str, Step] = {}
+    for node_id in manifest.ancestry([*manifest.nodes]):
+        node = manifest.get(node_id)
+        if node["resource_type"] not in {"model", "seed"}:
+            continue
+        build = builds.get(node_id)
+        parents = [parent for parent in manifest.parents(node_id) if parent in differs]
+        if build is None:
+            steps[node_id] = Step(node, "added")
+        elif build.fingerprint is None:
+            steps[node_id] = Step(node, "unfinished")
+        elif build.fingerprint != definitions[node_id]:
+            steps[node_id] = Step(node, "edited")
+        elif node_id in volatile(manifest):
+            steps[node_id] = Step(node, "volatile", (volatile(manifest)[node_id],))
+        elif parents:
+            is_data = all(_is_new_data(parent, steps) for parent in parents)
+            steps[node_id] = Step(node, "data" if is_data else "ancestor", _causes(manifest, parents, steps))
+        elif node_id in differs:
+            steps[node_id] = Step(node, "unfinished")
+    for test_id, tested in manifest.tested.items():
+        test, result = manifest.get(test_id), results.get(test_id)
+        above = [node_id for node_id in tested if node_id in differs or node_id in steps]
+        if result is None:
+            steps[test_id] = Step(test, "added")
+        elif result.fingerprint != definitions[test_id]:
+            steps[test_id] = Step(test, "edited")
+        elif result.status in RED:
+            steps[test_id] = Step(test, "failed")
+        elif test_id in volatile(manifest):
+            steps[test_id] = Step(test, "volatile", (volatile(manifest)[test_id],))
+        elif result.version != judged(manifest, test_id, definitions, now):
+            is_data = bool(above) and all(_is_new_data(node_id, steps) for node_id in above)
+            steps[test_id] = Step(test, "data" if is_data else "ancestor", _causes(manifest, above, steps))
+    return list(steps.values())
+
+
+def current_loads(project: Project, manifest: Manifest) -> Versions:
+    """Return the load that each landed source table is at now, by unique id; one read in place is another each time."""
+    zone = LandingZone(project.landing)
+    node_ids = {f"{source['source_name']}.{source['name']}": node_id for node_id, source in manifest.sources.items()}
+    reached: dict[str, int | None] = {}
+    found: Versions = {}
+    for table in read_sources(project.root):
+        node_id = node_ids.get(table.name, "")
+        if not table.is_landed:
+            found[node_id] = "is asked where it is, at every build"
+            continue
+        if table.source not in reached:
+            reached[table.source] = zone.reached(table.source)
+        content = zone.content(table.source, table.table, reached[table.source])
+        if content:
+            found[node_id] = content.newest.load_id
+    return found
+
+
+def _is_new_data(node_id: str, steps: dict[str, Step]) -> bool:
+    return node_id.startswith("source.") or (node_id in steps and steps[node_id].why in {"data", "volatile"})
+
+
+def _causes(manifest: Manifest, node_ids: Iterable[str], steps: dict[str, Step]) -> tuple[str, ...]:
+    """Name what changed by itself, behind what changed through it."""
+    found: dict[str, None] = {}
+    for node_id in node_ids:
+        step = steps.get(node_id)
+        if step is not None and step.why in {"data", "ancestor"}:
+            found |= dict.fromkeys(step.because)
+        else:
+            node = manifest.get(node_id)
+            found[f"{node['source_name']}.{node['name']}" if "source_name" in node else node["name"]] = None
+    return tuple(found)
+
+
+def _has_notes(hub: duckdb.DuckDBPyConnection) -> bool:
+    """Whether a run has noted in the hub what it holds; runs did not always."""
+    row = hub.execute(
+        "select count(*) from duckdb_columns() where schema_name = 'runs' and column_name = 'version'"
+    ).fetchone()
+    return row is not None and row[0] == 2

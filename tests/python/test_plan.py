@@ -1,0 +1,108 @@
+"""A build of what has changed, by command, on a sample of the running example and on a generated project."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from conftest import ROOT, Sandbox
+
+from hubspoke.manifest import Manifest
+
+DEPARTMENTS = "models/marts/sales/mart_sales__departments"
+
+
+def plan(sandbox: Sandbox) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(sandbox.run("hubspoke", "plan", "--json").stdout)
+    return found
+
+
+def models(found: dict[str, Any], why: str = "") -> set[str]:
+    return {step["name"] for step in found["steps"] if step["type"] in {"model", "seed"} and why in ("", step["why"])}
+
+
+def descendants(sandbox: Sandbox, names: set[str]) -> set[str]:
+    manifest = Manifest.read(sandbox.root)
+    of_models = [node["unique_id"] for node in manifest.nodes.values() if node["resource_type"] in {"model", "seed"}]
+    return {
+        manifest.get(node_id)["name"]
+        for node_id in of_models
+        if names & {manifest.get(above)["name"] for above in manifest.ancestry([node_id])}
+    }
+
+
+def test_nothing_changed_builds_nothing_writes_nothing_and_is_released_once(sandbox: Sandbox) -> None:
+    first = sandbox.run("hubspoke", "build").stdout
+    assert first.startswith("built      nothing: 66 models and 157 rules are as they were built")
+    assert "Released 1: 12 of 12 relations changed." in first  # the fixture's store is away
+    hub = sandbox.root / "warehouse/hub.duckdb"
+    before = hub.read_bytes()
+    assert "Release 1 is still current." in sandbox.run("hubspoke", "build").stdout
+    assert sandbox.run("hubspoke", "plan").stdout.startswith("Nothing to build: 66 models and 157 rules are skipped")
+    assert plan(sandbox)["steps"] == []
+    sandbox.edit(f"{DEPARTMENTS}.sql", "with ", "-- by department\nwith  ")
+    sandbox.edit("macros/hub/store_local_time.sql", "{% macro", "{#- said otherwise -#}\n{% macro")
+    assert plan(sandbox)["steps"] == []
+    assert "built      nothing" in sandbox.run("hubspoke", "build").stdout
+    assert hub.read_bytes() == before
+
+
+def test_an_edit_is_judged_and_its_readers_are_named(sandbox: Sandbox) -> None:
+    sandbox.edit(
+        f"{DEPARTMENTS}.sql",
+        "sum(basket_lines.sales_amount) as decimal",
+        "2 * sum(basket_lines.sales_amount) as decimal",
+    )
+    found = plan(sandbox)
+    assert found["is_breaking"]
+    assert models(found) == {"mart_sales__departments", "spoke_bi__departments"}
+    assert models(found, "edited") == {"mart_sales__departments"}
+    text = sandbox.run("hubspoke", "plan", "--strict", check=False)
+    assert text.returncode == 1
+    assert "breaking: computes otherwise" in text.stdout
+    assert "felt by spoke_bi__departments of bi (sales_amount" in text.stdout
+    page = sandbox.run("hubspoke", "plan", "--markdown").stdout
+    assert "| `mart_sales__departments` | edited since it was built | breaking: " in page
+
+
+def test_new_data_builds_what_rests_on_it_and_gives_what_a_full_build_gives(sandbox: Sandbox) -> None:
+    file = sandbox.root / "exports/demographics.parquet"
+    lines = f"select * replace ('Unknown' as marital_status) from '{file}'"
+    duckdb.sql(f"copy ({lines}) to '{file}.new' (format parquet)")
+    Path(f"{file}.new").replace(file)
+    sandbox.run("hubspoke", "ingest", "crm")
+    found = plan(sandbox)
+    assert models(found, "data") == models(found) == descendants(sandbox, {"demographics"})
+    assert {because for step in found["steps"] for because in step["because"]} == {"crm.demographics"}
+    told = sandbox.run("hubspoke", "build").stdout
+    assert f"skipped    {66 - len(models(found))} models" in told
+    assert "Released 1" in told
+    assert plan(sandbox)["steps"] == []
+    full = sandbox.run("hubspoke", "build", "--full").stdout
+    assert "Release 1 is still current: no relation changed." in full
+
+
+def test_what_failed_is_tried_again_and_what_looks_at_the_clock_is_built_again(sandbox: Sandbox) -> None:
+    (sandbox.root / "models/hub/core/core_clock.sql").write_text("select now() as read_at\n")
+    (sandbox.root / "tests/singular/never.sql").write_text("select * from {{ ref('core_clock') }}\n")
+    for _ in range(2):
+        red = sandbox.run("hubspoke", "build", check=False)
+        assert red.returncode == 1
+        assert "never" in red.stdout
+    (sandbox.root / "tests/singular/never.sql").unlink()
+    found = plan(sandbox)
+    assert [(step["name"], step["why"], step["because"]) for step in found["steps"]] == [
+        ("core_clock", "volatile", ["now"])
+    ]
+    before = sandbox.query("select read_at from core.core_clock")
+    sandbox.run("hubspoke", "build")
+    assert sandbox.query("select read_at from core.core_clock") > before
+
+
+def test_any_change_of_a_generated_project_builds_what_rests_on_it_and_nothing_else() -> None:
+    command = [sys.executable, ROOT / "bench/changes.py", "--models", "30", "--changes", "8", "--seed", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 changes of a project of 30 models" in done.stdout
