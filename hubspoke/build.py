@@ -26,7 +26,7 @@ from hubspoke.manifest import close_hub
 from hubspoke.plan import Plan, make
 from hubspoke.project import Project
 from hubspoke.quality import held_back, open_hub, scans
-from hubspoke.release import ReleaseStore, release_run
+from hubspoke.release import ReleaseStore
 from hubspoke.sources import read_sources
 
 
@@ -141,7 +141,9 @@ def _run_dbt(project: Project, watch: Watch, selection: list[str]) -> Any:
     os.chdir(project.root)  # where dbt looks for its project and its profile
     try:
         # writing every statement to dbt.log costs a tenth of the build; plain dbt does
-        return dbtRunner(callbacks=[watch]).invoke(["build", "--quiet", "--log-level-file", "info", *selection])
+        return dbtRunner(callbacks=[watch]).invoke(
+            ["build", "--log-level", "none", "--log-level-file", "info", *selection]
+        )
     finally:
         close_hub()
 
@@ -159,24 +161,17 @@ def _display(watch: Watch, console: Console) -> Iterator[None]:
 
 
 def _tell_that_nothing_changed(project: Project, plan: Plan, console: Console) -> None:
-    """Say so, and release what an earlier run built and could not release."""
+    """Say so; and publish where an earlier run could not."""
     relations, tests = plan.skipped
+    current = ReleaseStore(project.release).current()
     lines = {
         "built": f"nothing: {_count(relations, 'model')} and {_count(tests, 'rule')} "
-        "are as they were built, and so is all that they read"
+        "are as they were built, and so is all that they read",
+        "release": f"Release {current.number} is still current."
+        if current
+        else "There is none: nobody orders anything.",
     }
-    if not plan.manifest.spokes:
-        lines["release"] = "None: models/spokes/ holds no model, so nobody has ordered anything."
-        outcome = ""
-    elif plan.is_released:
-        current = ReleaseStore(project.release).get()
-        lines["release"] = f"Release {current.number} is still current."
-        outcome = postgres.outcome(project, plan.manifest)
-    else:
-        with duckdb.connect(project.hub) as hub:
-            lines["release"], *further = release_run(project, hub, plan.manifest.run_id).splitlines()
-        outcome = "\n".join(further)
-    _print_lines(lines | _named(outcome), console)
+    _print_lines(lines | _named(postgres.outcome(project, plan.manifest)), console)
 
 
 def _named(outcome: str) -> dict[str, str]:

@@ -1,29 +1,34 @@
-"""What counts of a template's text: two texts that differ in comments, white space or table aliases alone become one.
+"""What counts of a model's text: two texts that differ in comments, white space or table aliases alone become one.
 
-Jinja is not run: what stands between its braces counts letter by letter. A text that cannot be read as SQL counts as it
-stands, so what is told apart here may run the same, but what is not told apart never runs differently.
+Jinja is not run: what stands between its braces counts letter by letter. A text that cannot be read for sure counts as
+it stands, so what is told apart here may run the same; what is not told apart runs the same. (One case is not seen: a
+column that is a struct, called by the same name as an alias.)
 """
 
+import json
 import re
 from collections import Counter
 from functools import lru_cache
+from itertools import pairwise
 
 from sqlglot import exp, parse_one, tokenize
-from sqlglot.dialects.duckdb import DuckDB
 from sqlglot.errors import SqlglotError
 from sqlglot.tokenizer_core import Token, TokenType
 
-_JINJA = re.compile(r"\{#.*?#\}|\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
-_PLAIN = re.compile(r"\{\{-?\s*(ref|source|var)\s*\([^{}]*\)\s*-?\}\}")
+_JINJA = re.compile(r"\{#.*?#\}|\{\{.*?\}\}", re.DOTALL)
+_REFERENCE = re.compile(
+    r"""\{\{-?\s*(ref|source)\(\s*(['"])\w+\2(\s*,\s*((['"])\w+\5|v(ersion)?\s*=\s*\d+))*\s*\)\s*-?\}\}"""
+)
 """Jinja that names no alias of the query around it."""
 _CONFIG = re.compile(r"\{\{-?\s*config\s*\(")
-_MARK = re.compile(r"jinja_(\d+)_")
-_KEYWORDS = set(DuckDB.Tokenizer.KEYWORDS.values())
+_MARK = "jinja_piece_"
 
 
 @lru_cache(maxsize=20_000)
 def canonical(text: str) -> str:
-    """Return what counts of a SQL template: of a model, a test or a macro."""
+    """Return what counts of the text of a model or a test, Jinja included."""
+    if "{%" in text or _MARK in text.lower():
+        return text
     jinja: list[str] = []
 
     def mark(found: re.Match[str]) -> str:
@@ -31,28 +36,32 @@ def canonical(text: str) -> str:
             return " "
         jinja.append(found[0])
         # a setting is no part of the query; the place of everything else is kept
-        return " " if _CONFIG.match(found[0]) else f"jinja_{len(jinja) - 1}_"
+        return " " if _CONFIG.match(found[0]) else f"{_MARK}{len(jinja) - 1}_"
 
     sql = _JINJA.sub(mark, text)
     try:
         tokens = tokenize(sql, dialect="duckdb")
     except SqlglotError:
         return text
-    if any(_MARK.search(comment) for token in tokens for comment in token.comments):
+    kinds = [token.token_type for token in tokens]
+    if any(one == other == TokenType.STRING for one, other in pairwise(kinds)):
+        return text  # a line between two makes one of them
+    if any(_MARK in comment for token in tokens for comment in token.comments):
         return text  # Jinja is run in comments, too
-    names = _aliases(sql) if all(_PLAIN.match(piece) or _CONFIG.match(piece) for piece in jinja) else {}
-    return "\n".join([*jinja, *(_said(token, names) for token in tokens)])
+    names = _aliases(sql, jinja)
+    return json.dumps([jinja, [_said(token, names) for token in tokens]])
 
 
-def _said(token: Token, names: dict[str, str]) -> str:
+def _said(token: Token, names: dict[str, int]) -> tuple[str, str | int]:
     if token.token_type in {TokenType.VAR, TokenType.IDENTIFIER} and token.text.lower() in names:
-        return names[token.text.lower()]
-    text = token.text.lower() if token.token_type in _KEYWORDS else token.text
-    return f"{token.token_type.name} {text}"
+        return "TABLE", names[token.text.lower()]
+    return token.token_type.name, token.text
 
 
-def _aliases(sql: str) -> dict[str, str]:
+def _aliases(sql: str, jinja: list[str]) -> dict[str, int]:
     """Find what a query calls its tables by, and nothing else by: what it may as well call them, by their places."""
+    if not all(_REFERENCE.fullmatch(piece) or _CONFIG.match(piece) for piece in jinja):
+        return {}
     try:
         query = parse_one(sql, dialect="duckdb")
     except (SqlglotError, RecursionError):
@@ -62,16 +71,27 @@ def _aliases(sql: str) -> dict[str, str]:
         return {}  # a column without a name of its own is called by its text
     given: dict[str, None] = {}
     otherwise: Counter[str] = Counter()
+    tables = set()
     for identifier in query.find_all(exp.Identifier, bfs=False):
         name, parent = identifier.name.lower(), identifier.parent
         if isinstance(parent, exp.TableAlias) and parent.this is identifier:
             given[name] = None
         elif isinstance(parent, exp.Table) and parent.this is identifier and not parent.args.get("db"):
-            pass  # of a table there is no telling here whether it is one of the query's own; if not, it has no alias
+            tables.add(name)
         elif not (isinstance(parent, exp.Column) and parent.args.get("table") is identifier):
             otherwise[name] += 1
+    with_queries = {table.alias.lower() for table in query.find_all(exp.CTE)}
+    if any(not name.startswith(_MARK) and name not in with_queries for name in tables):
+        return {}  # a table of the hub by its bare name
     # words that are no identifiers to the parser, such as functions, keep their names
     words = Counter(word.lower() for word in re.findall(r"\w+", sql))
     found = Counter(identifier.name.lower() for identifier in query.find_all(exp.Identifier))
-    own = [name for name in given if not otherwise[name] and words[name] == found[name] and not _MARK.match(name)]
-    return {name: f"TABLE {place}" for place, name in enumerate(own)}
+    relations = {word.lower() for piece in jinja for word in re.findall(r"['\"](\w+)['\"]", piece)}
+    own = [
+        name
+        for name in given
+        if not otherwise[name]
+        and words[name] == found[name]
+        and not any(re.fullmatch(rf"{relation}(_v\d+)?", name) for relation in relations)
+    ]
+    return {name: place for place, name in enumerate(own)}

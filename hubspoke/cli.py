@@ -381,6 +381,63 @@ def build(select: tuple[str, ...], full: bool) -> None:
 
 
 @cli.command()
+@click.option("--every", default=5.0, show_default=True, type=click.FloatRange(min=0), metavar="SECONDS")
+@click.option("--no-ingest", is_flag=True, help="Others land what is new; only plan, build and release.")
+def run(every: float, no_ingest: bool) -> None:
+    """Keep the release fresh, until stopped: land what is new, plan, build, release, again and again.
+
+    A model declares how old it may be (meta: { freshness: 15 minutes }); new data waits until the first that rests on
+    it has to be built. What nobody declares a freshness for is built at once.
+    """
+    from hubspoke.loop import run as run_loop
+    from hubspoke.schedule import due
+
+    project = Project.find()
+
+    def land() -> list[str]:
+        if no_ingest:
+            return []
+        tables = [table for table in read_sources(project.root) if table.is_landed]
+        return _land(project, due(project, tables, datetime.now(UTC)), new_stream=False, is_quiet=True)
+
+    run_loop(project, every, land, Console())
+
+
+@cli.command()
+@click.option("--strict", is_flag=True, help="End with 1 if a model is older than it may be.")
+def status(strict: bool) -> None:
+    """Show how fresh what readers see is, beside how fresh it is to be, and what a miss came from."""
+    from hubspoke.freshness import status as read_status
+
+    project = Project.find()
+    rows = read_status(project, Manifest.read_current(project.root))
+    for row in rows:
+        click.echo(str(row))
+    if not rows:
+        click.echo("No model declares a freshness: config: { meta: { freshness: 15 minutes } } in its YAML")
+    if strict and any(row.is_late for row in rows):
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("models", nargs=-1, required=True)
+def suspend(models: tuple[str, ...]) -> None:
+    """Let MODELS age: nothing is built to keep them fresh until they are resumed."""
+    from hubspoke.freshness import suspend as change
+
+    change(Project.find(), set(models), is_on=True)
+
+
+@cli.command()
+@click.argument("models", nargs=-1, required=True)
+def resume(models: tuple[str, ...]) -> None:
+    """Keep MODELS fresh again; what came meanwhile is built at the loop's next turn."""
+    from hubspoke.freshness import suspend as change
+
+    change(Project.find(), set(models), is_on=False)
+
+
+@cli.command()
 @click.option(
     "--from",
     "since",

@@ -39,7 +39,8 @@ def lenient(column: str, data_type: str) -> str:
         # that two doubles are equal is told faster than that a text has no point, but for the largest numbers wrongly
         is_equal = f"try_cast({text} as double) = cast({cast} as double) and {cast} between -{EXACT} and {EXACT}"
         is_plain = " and ".join(f"not contains({text}, '{mark}')" for mark in ".eE")
-        return f"case when {is_equal} or {is_plain} then {cast} end"
+        is_equal_for_sure = f"try_cast({text} as decimal(38, 4)) = {cast}"
+        return f"case when {is_equal} or {is_plain} or {is_equal_for_sure} then {cast} end"
     if decimal := re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", data_type):
         digits, scale = map(int, decimal.groups())
         wide = f"decimal(38,{min(scale + 8, 38 - digits + scale)})"

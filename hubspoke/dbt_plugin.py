@@ -18,7 +18,7 @@ from hubspoke.errors import HubspokeError
 from hubspoke.federated import federated_views
 from hubspoke.landing import LandingZone
 from hubspoke.project import Project
-from hubspoke.release import ReleaseStore, release_run
+from hubspoke.release import Premises, ReleaseStore, release_run
 from hubspoke.sources import read_sources
 
 cursors: WeakValueDictionary[int, duckdb.DuckDBPyConnection] = WeakValueDictionary()
@@ -37,9 +37,11 @@ class Plugin(BasePlugin):
         """Register the functions that the macros call; those that give JSON have a person's error as part of it."""
         store = ReleaseStore(self.project.release)
         store.location.let_in(conn)
+        premises: list[Premises] = []
 
         def landed() -> str:
             try:
+                premises[:] = [Premises.read(self.project)]  # the first that a run asks
                 declared = {table.name: table.is_landed for table in read_sources(self.project.root)}
                 with conn.cursor() as cursor:
                     return json.dumps({"declared": declared, "landed": pinned_tables(self.project, cursor)})
@@ -56,7 +58,8 @@ class Plugin(BasePlugin):
         def release(run_id: str, variables: str) -> str:
             try:
                 with conn.cursor() as cursor:
-                    return json.dumps({"outcome": release_run(self.project, cursor, run_id, json.loads(variables))})
+                    told = release_run(self.project, cursor, run_id, json.loads(variables), *premises)
+                    return json.dumps({"outcome": told})
             except HubspokeError as error:
                 return json.dumps({"error": f"Not released: {error}"})
 

@@ -150,7 +150,7 @@ def _local(table: SourceTable, path: Path, name: str) -> SourceFile:
 
 def _stamp(path: Path) -> tuple[int, ...]:
     about = path.stat()
-    return about.st_ino, about.st_size, about.st_mtime_ns
+    return about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
 @contextmanager

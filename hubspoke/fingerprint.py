@@ -4,10 +4,11 @@ import hashlib
 import json
 import re
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from hubspoke.canonical import canonical
-from hubspoke.manifest import Manifest, Node, folders, meta
+from hubspoke.manifest import Manifest, Node, folders, takes_rows_out
 
 SETTINGS_OF_A_MODEL = (
     "materialized",
@@ -41,7 +42,7 @@ def fingerprints(manifest: Manifest, variables: dict[str, Any], exceptions: list
     tests = {test["unique_id"]: _hash(_parts(manifest, test, variables, SETTINGS_OF_A_TEST)) for test in manifest.tests}
     taking_out: dict[str, list[str]] = {}
     for test in manifest.tests:
-        if meta(test).get("on_failure") in {"quarantine", "drop"}:
+        if takes_rows_out(test):
             taking_out.setdefault(test.get("attached_node") or "", []).append(tests[test["unique_id"]])
     found = dict(tests)
     for node_id, node in manifest.nodes.items():
@@ -51,7 +52,11 @@ def fingerprints(manifest: Manifest, variables: dict[str, Any], exceptions: list
                 parts["said"] = [node["description"], {name: c["description"] for name, c in node["columns"].items()}]
             parts["types"] = {name: column.get("data_type") for name, column in node["columns"].items()}
             parts["rules"] = sorted(taking_out.get(node_id, []))
-            parts["exceptions"] = [line for line in exceptions if line[0] == node["name"]] if parts["rules"] else []
+            parts["exceptions"] = [line for line in exceptions if line[0] == node["name"]]
+            parts["relations"] = [
+                manifest.get(one).get("relation_name") for one in [node_id, *manifest.parents(node_id)]
+            ]
+            parts["constraints"] = [node.get("constraints"), [c.get("constraints") for c in node["columns"].values()]]
             found[node_id] = _hash(parts)
     for node_id, node in manifest.unit_tests.items():
         found[node_id] = _hash({key: node.get(key) for key in ("model", "given", "expect", "overrides")})
@@ -59,14 +64,16 @@ def fingerprints(manifest: Manifest, variables: dict[str, Any], exceptions: list
 
 
 def _parts(manifest: Manifest, node: Node, variables: dict[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
-    macros = {macro_id: canonical(manifest.macros[macro_id]["macro_sql"]) for macro_id in _called(manifest, node)}
-    read = set().union(*map(_variables_in, [node.get("raw_code") or "", *macros.values()]))
+    macros = {macro_id: manifest.macros[macro_id]["macro_sql"] for macro_id in _called(manifest, node)}
+    arguments = (node.get("test_metadata") or {}).get("kwargs")
+    said = {name: node["config"].get(name) for name in settings}
+    read = set().union(*map(_variables_in, [node.get("raw_code") or "", *macros.values(), str(arguments), str(said)]))
     return {
-        "text": node["checksum"] if node["resource_type"] == "seed" else _text(node),
-        "arguments": (node.get("test_metadata") or {}).get("kwargs"),
+        "text": _content(node) if node["resource_type"] == "seed" else _text(node),
+        "arguments": arguments,
         "macros": macros,
         "variables": {name: variables.get(name) for name in sorted(read)},
-        "settings": {name: node["config"].get(name) for name in settings},
+        "settings": said,
     }
 
 
@@ -75,10 +82,18 @@ def _text(node: Node) -> str:
     return text if node.get("language") == "python" else canonical(text)
 
 
+def _content(seed: Node) -> Any:
+    """Return a seed's checksum; of a large one dbt knows only where it is."""
+    if seed["checksum"]["name"] != "path":
+        return seed["checksum"]
+    with (Path(seed["root_path"]) / seed["original_file_path"]).open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
 @lru_cache(maxsize=10_000)
 def _variables_in(text: str) -> frozenset[str]:
     """Find the variables that a template's text reads by name."""
-    return frozenset(re.findall(r"\bvar\(\s*['\"](\w+)", text))
+    return frozenset(re.findall(r"\bvar\s*\(\s*\\?['\"](\w+)", text))
 
 
 def _called(manifest: Manifest, node: Node) -> list[str]:

@@ -44,7 +44,7 @@ class Manifest:
         path = root / "target" / "manifest.json"
         newest = max((file.stat().st_mtime for file in (root / "models").rglob("*.yml")), default=0.0)
         if not path.is_file() or path.stat().st_mtime < newest:
-            _run_dbt(root, "parse", "--quiet")
+            _run_dbt(root, "parse")
         return cls.read(root)
 
     @cached_property
@@ -61,11 +61,8 @@ class Manifest:
     def tested(self) -> dict[str, list[str]]:
         """What each data test and unit test speaks of: unique ids of models, seeds and sources, by the test's own."""
         data_tests = {test["unique_id"]: list(test["depends_on"]["nodes"]) for test in self.tests}
-        # a unit test lists what it replaces with rows, too; it speaks of its model alone
-        by_name = {model["name"]: model["unique_id"] for model in self.models}
-        return data_tests | {
-            node_id: [by_name[node["model"]]] for node_id, node in self.unit_tests.items() if node["model"] in by_name
-        }
+        # what a unit test replaces with rows is no part of this
+        return data_tests | {node_id: node["depends_on"]["nodes"][:1] for node_id, node in self.unit_tests.items()}
 
     def subject(self, test: Node) -> Node:
         """Return the model, seed or source that a data test is on; nothing for a singular test."""
@@ -128,6 +125,16 @@ class Manifest:
         whole = [key for key in shown if filled.issuperset(key)]
         return (whole or shown or [()])[0], bool(whole)
 
+    @cached_property
+    def read_by_rules(self) -> dict[str, list[str]]:
+        """What the rules that take rows out of a model read beside it, by the model's unique id."""
+        found: dict[str, list[str]] = {}
+        for test in self.tests:
+            about = test.get("attached_node") or ""
+            if takes_rows_out(test):
+                found.setdefault(about, []).extend(node for node in test["depends_on"]["nodes"] if node != about)
+        return found
+
     def parents(self, node_id: str) -> list[str]:
         """List what a node reads: models, seeds and sources."""
         # a source reads nothing here, and a seed has no such entry
@@ -168,13 +175,18 @@ def meta(node: Node) -> dict[str, Any]:
     return dict(node.get("config", {}).get("meta") or node.get("meta") or {})
 
 
+def takes_rows_out(test: Node) -> bool:
+    """Whether a rule takes the rows that break it out of its model."""
+    return meta(test).get("on_failure") in {"quarantine", "drop"}
+
+
 def parse_project(root: Path) -> Manifest:
     """Have dbt parse the project at ``root``.
 
     Raises:
         HubspokeError: dbt could not; its own message is passed on.
     """
-    _run_dbt(root, "parse", "--quiet")
+    _run_dbt(root, "parse")
     return Manifest.read(root)
 
 
@@ -191,7 +203,7 @@ def compile_project(root: Path, select: str = "") -> dict[str, str]:
     Raises:
         HubspokeError: dbt could not parse or compile the project; its own message is passed on.
     """
-    _run_dbt(root, "compile", "--quiet", "--no-inject-ephemeral-ctes", *(["--select", select] if select else []))
+    _run_dbt(root, "compile", "--no-inject-ephemeral-ctes", *(["--select", select] if select else []))
     content = json.loads((root / "target" / "manifest.json").read_text())
     return {node_id: node.get("compiled_code") or "" for node_id, node in content["nodes"].items()}
 
@@ -201,7 +213,7 @@ def _run_dbt(root: Path, *arguments: str) -> None:
     from dbt.cli.main import dbtRunner
 
     os.chdir(root)  # where dbt looks for its project and its profile
-    result = dbtRunner().invoke(list(arguments))
+    result = dbtRunner().invoke(["--log-level", "none", *arguments])  # whoever called tells what went wrong
     close_hub()
     if not result.success:
         raise HubspokeError(str(result.exception or f"dbt could not {arguments[0]} the project"))

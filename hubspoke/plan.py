@@ -1,5 +1,8 @@
 """What a build has to do, and why: what the hub holds beside what it would hold if all were built now."""
 
+import hashlib
+import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,18 +10,21 @@ from typing import Literal
 
 import duckdb
 
+from hubspoke.errors import HubspokeError
 from hubspoke.fingerprint import fingerprints
+from hubspoke.freshness import targets
 from hubspoke.landing import LandingZone
-from hubspoke.manifest import Manifest, Node, parse_project
+from hubspoke.manifest import Manifest, Node, parse_project, takes_rows_out
 from hubspoke.project import Project
 from hubspoke.quality import open_hub
 from hubspoke.readiness import RED
 from hubspoke.release import ReleaseStore, last_builds, last_results, released_state, state_of
 from hubspoke.sources import read_sources
-from hubspoke.versions import Build, Result, Versions, held, judged, wanted
+from hubspoke.sql import quoted
+from hubspoke.versions import Build, Result, Versions, held, is_older, judged, wanted
 from hubspoke.volatility import volatile
 
-Why = Literal["added", "edited", "unfinished", "failed", "volatile", "data", "ancestor"]
+Why = Literal["added", "edited", "unfinished", "failed", "volatile", "data", "ancestor", "outdated", "unreleased"]
 
 WORDS: dict[Why, str] = {
     "added": "added: never built here",
@@ -28,6 +34,8 @@ WORDS: dict[Why, str] = {
     "volatile": "volatile: to build it again may give something else",
     "data": "reads new data",
     "ancestor": "changed through an ancestor",
+    "outdated": "built from other data than there is now",
+    "unreleased": "built, and not released yet",
 }
 """Why something is built, the first that holds; in the order in which a plan lists them."""
 
@@ -52,10 +60,15 @@ class Step:
         return str(self.node["resource_type"]) in {"test", "unit_test"}
 
     @property
+    def cause(self) -> str:
+        """What it comes from, in brackets; empty if it comes from itself."""
+        shown = ", ".join(self.because[:3]) + (f" and {len(self.because) - 3} more" if len(self.because) > 3 else "")
+        return f"({shown})" if shown else ""
+
+    @property
     def reason(self) -> str:
         """The reason as a person reads it."""
-        shown = ", ".join(self.because[:3]) + (f" and {len(self.because) - 3} more" if len(self.because) > 3 else "")
-        return f"{WORDS[self.why]}{f' ({shown})' if shown else ''}"
+        return f"{WORDS[self.why]} {self.cause}".strip()
 
 
 @dataclass(frozen=True)
@@ -66,13 +79,13 @@ class Plan:
         manifest: The project as it is now.
         steps: Models and seeds in the order in which they are built, then tests.
         removed: Models and seeds that the hub still holds and the project does not know any more.
-        is_released: Whether readers have all that the hub held before the build.
+        goal: What the build is to arrive at, as one hash: another once something is edited or has landed.
     """
 
     manifest: Manifest
     steps: tuple[Step, ...]
     removed: tuple[str, ...]
-    is_released: bool
+    goal: str
 
     @cached_property
     def built(self) -> list[Step]:
@@ -94,9 +107,10 @@ class Plan:
     @property
     def selectors(self) -> list[str]:
         """Arguments for dbt that select just these steps; none if everything is to be done."""
-        if self.skipped == (0, 0):
-            return []
         names = [".".join(step.node["fqn"]) for step in self.steps]
+        # dbt reads more than a name from a name with such characters: then all is built
+        if self.skipped == (0, 0) or any(re.search(r"[\s,*?\[\]]", name) for name in names):
+            return []
         return ["--indirect-selection", "empty", "--select", *(f"fqn:{name}" for name in names)]
 
 
@@ -112,17 +126,22 @@ def make(project: Project) -> Plan:
     builds: dict[str, Build] = {}
     results: dict[str, Result] = {}
     is_released = False
+    targets(manifest)  # a freshness that is none is told before anything is built
     definitions = fingerprints(manifest, project.variables(), project.rule_exceptions())
     if project.hub.is_file():
         with open_hub(project) as hub:
             if _has_notes(hub):
                 builds, results = last_builds(hub), last_results(hub)
-                is_released = released_state(hub) == state_of(project, manifest, builds)
-    is_released = is_released and ReleaseStore(project.release).current() is not None
-    steps = compare(manifest, definitions, builds, results, current_loads(project, manifest))
+                is_released = released_state(hub) == state_of(manifest, builds)
+    is_released = not manifest.spokes or (is_released and ReleaseStore(project.release).current() is not None)
+    loads = current_loads(project, manifest)
+    steps = compare(manifest, definitions, builds, results, loads)
+    if not steps and not is_released:
+        steps = [Step(spoke, "unreleased") for spoke in manifest.spokes]
+    goal = hashlib.sha256(json.dumps([definitions, loads], sort_keys=True).encode()).hexdigest()
     known = {**manifest.nodes, **manifest.sources}
     removed = [node_id for node_id in builds if node_id not in known and node_id.startswith(("model.", "seed."))]
-    return Plan(manifest, tuple(steps), tuple(sorted(removed)), is_released)
+    return Plan(manifest, tuple(steps), tuple(sorted(removed)), goal)
 
 
 def compare(
@@ -141,15 +160,25 @@ def compare(
         results: Last result of each node.
         sources: Version of each source now, by unique id.
     """
+    if transient := [node for node in manifest.models if node["config"].get("materialized") == "ephemeral"]:
+        raise HubspokeError(
+            f"{transient[0]['original_file_path']}: an ephemeral model leaves nothing by which to tell whether it has "
+            "changed. Make it a view; or build everything: dbt build"
+        )
     now, then = wanted(manifest, definitions, sources), held(manifest, builds)
     differs = {node_id for node_id in now if now[node_id] != then.get(node_id, "")}
     steps: dict[str, Step] = {}
+    # whether too many rows were taken out is told as a model is built
+    red = [test for test in manifest.tests if takes_rows_out(test) and _is_red(results.get(test["unique_id"]))]
+    again = {test.get("attached_node") or "": test["name"] for test in red}
     for node_id in manifest.ancestry([*manifest.nodes]):
         node = manifest.get(node_id)
+        if node["resource_type"] == "snapshot":
+            steps[node_id] = Step(node, "volatile", ("snapshot",))
         if node["resource_type"] not in {"model", "seed"}:
             continue
         build = builds.get(node_id)
-        parents = [parent for parent in manifest.parents(node_id) if parent in differs]
+        parents = [parent for parent in manifest.parents(node_id) if parent in differs or parent in steps]
         if build is None:
             steps[node_id] = Step(node, "added")
         elif build.fingerprint is None:
@@ -161,8 +190,10 @@ def compare(
         elif parents:
             is_data = all(_is_new_data(parent, steps) for parent in parents)
             steps[node_id] = Step(node, "data" if is_data else "ancestor", _causes(manifest, parents, steps))
-        elif node_id in differs:
-            steps[node_id] = Step(node, "unfinished")
+        elif node_id in differs or is_older(build.number, manifest.parents(node_id), builds):
+            steps[node_id] = Step(node, "outdated")
+        elif node_id in again:
+            steps[node_id] = Step(node, "failed", (again[node_id],))
     for test_id, tested in manifest.tested.items():
         test, result = manifest.get(test_id), results.get(test_id)
         above = [node_id for node_id in tested if node_id in differs or node_id in steps]
@@ -170,33 +201,38 @@ def compare(
             steps[test_id] = Step(test, "added")
         elif result.fingerprint != definitions[test_id]:
             steps[test_id] = Step(test, "edited")
-        elif result.status in RED:
+        elif _is_red(result):
             steps[test_id] = Step(test, "failed")
         elif test_id in volatile(manifest):
             steps[test_id] = Step(test, "volatile", (volatile(manifest)[test_id],))
-        elif result.version != judged(manifest, test_id, definitions, now):
+        elif (
+            above
+            or result.version != judged(manifest, test_id, definitions, now)
+            or is_older(result.number, tested, builds)
+        ):
             is_data = bool(above) and all(_is_new_data(node_id, steps) for node_id in above)
             steps[test_id] = Step(test, "data" if is_data else "ancestor", _causes(manifest, above, steps))
-    return list(steps.values())
+    order = {node_id: place for place, node_id in enumerate(manifest.ancestry([*manifest.nodes]))}
+    return sorted(steps.values(), key=lambda step: (step.is_test, order.get(step.node["unique_id"], len(order))))
 
 
 def current_loads(project: Project, manifest: Manifest) -> Versions:
     """Return the load that each landed source table is at now, by unique id; one read in place is another each time."""
     zone = LandingZone(project.landing)
     node_ids = {f"{source['source_name']}.{source['name']}": node_id for node_id, source in manifest.sources.items()}
-    reached: dict[str, int | None] = {}
-    found: Versions = {}
+    found: Versions = dict.fromkeys(manifest.sources, "is not landed here: nobody tells whether it changes")
     for table in read_sources(project.root):
         node_id = node_ids.get(table.name, "")
         if not table.is_landed:
             found[node_id] = "is asked where it is, at every build"
-            continue
-        if table.source not in reached:
-            reached[table.source] = zone.reached(table.source)
-        content = zone.content(table.source, table.table, reached[table.source])
-        if content:
-            found[node_id] = content.newest.load_id
+        else:
+            newest = zone.current(table.source, table.table)
+            found[node_id] = newest.load_id if newest else ""
     return found
+
+
+def _is_red(result: Result | None) -> bool:
+    return result is not None and result.status in RED
 
 
 def _is_new_data(node_id: str, steps: dict[str, Step]) -> bool:
@@ -214,6 +250,14 @@ def _causes(manifest: Manifest, node_ids: Iterable[str], steps: dict[str, Step])
             node = manifest.get(node_id)
             found[f"{node['source_name']}.{node['name']}" if "source_name" in node else node["name"]] = None
     return tuple(found)
+
+
+def _elsewhere(hub: duckdb.DuckDBPyConnection, project: Project, manifest: Manifest) -> list[str]:
+    """Find the sources whose views read another landing zone than the project's: the project has been moved."""
+    views = hub.execute("select schema_name || '.' || view_name, sql from duckdb_views() where not internal").fetchall()
+    # a view of no rows reads no file
+    moved = {name for name, sql in views if ".parquet" in sql and f"{quoted(project.landing)}/" not in sql}
+    return [node_id for node_id, node in manifest.sources.items() if f"{node['schema']}.{node['identifier']}" in moved]
 
 
 def _has_notes(hub: duckdb.DuckDBPyConnection) -> bool:

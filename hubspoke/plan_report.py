@@ -60,8 +60,7 @@ class PlanReport:
         for why, steps in self._by_reason():
             lines.append(f"{_count(steps)}: {WORDS[why]}")
             for step in _shown(steps):
-                because = f"  {_because(step)}" if step.because else ""
-                lines.append(f"  {step.node['name']}{because}")
+                lines.append(f"  {step.node['name']}  {step.cause}".rstrip())
                 effect = self.effects.get(step.node["unique_id"])
                 if effect and not effect.edit.is_nothing:
                     lines.append(f"    {effect}")
@@ -119,11 +118,10 @@ class PlanReport:
     def _last_line(self) -> str:
         relations, tests = self.plan.skipped
         skipped = (
-            f"{_many(relations, 'model')} and {_many(tests, 'test')} are skipped: unchanged, and so is what they read"
+            f"{_many(relations, 'model')} and {_many(tests, 'rule')} are skipped: unchanged, and so is what they read"
         )
         if not self.plan.steps:
-            told = "" if self.plan.is_released else " What was built has not been released yet: hubspoke build"
-            return f"Nothing to build: {skipped}.{told}"
+            return f"Nothing to build: {skipped}."
         return f"To do: {_count(self.plan.steps)}; {skipped}. Next: hubspoke build"
 
 
@@ -136,7 +134,7 @@ def report(project: Project, plan: Plan) -> PlanReport:
     edited = [step.node for step in plan.built if step.why == "edited" and step.node["resource_type"] == "model"]
     if not edited:
         return PlanReport(plan, {})
-    compiled = compile_project(project.root)
+    compiled = compile_project(project.root, " ".join(node["name"] for node in edited))
     effects = {}
     with open_hub(project) as hub:
         before = {node_id: build.compiled for node_id, build in last_builds(hub).items()}
@@ -158,7 +156,10 @@ class _Felt:
         self._manifest, self._compiled = manifest, compiled
 
     def by(self, node_id: str, edit: Edit) -> dict[str, list[str]]:
-        """List the relations that feel an edit, and of each the columns; none where all do."""
+        """List the relations that may feel an edit, and of each the columns that are made of it.
+
+        None where all may: where rows change, or a column is only filtered or joined by.
+        """
         found: dict[str, list[str]] = {}
         lineage: Lineage | None = None
         for spoke in self._manifest.spokes:
@@ -169,11 +170,8 @@ class _Felt:
                 lineage = lineage or Lineage(self._manifest, self._compiled)
                 try:
                     columns = lineage.made_of(spoke, {(node_id, name) for name in edit.touched})
-                except HubspokeError:  # it cannot be told which: all may
+                except HubspokeError:  # it cannot be told which
                     columns = []
-                else:
-                    if not columns:
-                        continue
             found[f"{spoke['name']} of {spoke_of(spoke)}"] = columns
         return found
 
@@ -200,10 +198,6 @@ def _shown(steps: list[Step]) -> list[Step]:
     tests = [step for step in steps if step.is_test]
     is_clear = len(tests) <= RULES_SHOWN and steps[0].why not in {"data", "ancestor"}
     return [step for step in steps if not step.is_test or is_clear]
-
-
-def _because(step: Step) -> str:
-    return step.reason.removeprefix(WORDS[step.why]).strip()
 
 
 def _count(steps: list[Step] | tuple[Step, ...]) -> str:

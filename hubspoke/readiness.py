@@ -1,15 +1,15 @@
 """Whether the hub, as it stands after a run, may be released: one consistent, tested state of everything released.
 
 A run may build any part of the project. What matters is what it leaves behind: every relation that a spoke rests on was
-built to the end from what the project says now and from what its parents hold now, and every test on it passed over
-just that; and nothing in the project, whether a spoke rests on it or not, has failed last.
+built to the end from what the project says now and from what its parents hold now, after them, and every test on it
+passed over just that, after it; and nothing in the project, whether a spoke rests on it or not, has failed last.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 from hubspoke.manifest import Manifest
-from hubspoke.versions import Build, Result, held, judged, made_of
+from hubspoke.versions import Build, Result, held, is_older, judged, made_of
 
 RED = {"error", "fail", "runtime error"}
 """dbt's statuses of a node that failed; what was skipped for it has no say of its own."""
@@ -57,7 +57,9 @@ def obstacles(
             continue
         elif build.fingerprint != expected[node_id]:
             found.append(Obstacle(node_id, "edited"))
-        elif versions[node_id] != made_of(manifest, node_id, expected[node_id], versions, build.number):
+        elif versions[node_id] != made_of(manifest, node_id, expected[node_id], versions, build.number) or is_older(
+            build.number, manifest.parents(node_id), builds
+        ):
             found.append(Obstacle(node_id, "outdated"))
     in_scope = set(scope)
     for test_id, tested in manifest.tested.items():
@@ -68,6 +70,8 @@ def obstacles(
             found.append(Obstacle(test_id, "missing"))
         elif result.fingerprint != expected[test_id]:
             found.append(Obstacle(test_id, "edited"))
-        elif result.status in GREEN and result.version != judged(manifest, test_id, expected, versions):
+        elif result.status in GREEN and (
+            result.version != judged(manifest, test_id, expected, versions) or is_older(result.number, tested, builds)
+        ):
             found.append(Obstacle(test_id, "outdated"))
     return found

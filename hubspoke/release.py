@@ -26,6 +26,7 @@ from hubspoke.errors import HubspokeError
 from hubspoke.fence import violations
 from hubspoke.files import UNFINISHED, commit_folder, exclusive, point
 from hubspoke.fingerprint import fingerprints
+from hubspoke.freshness import History
 from hubspoke.iceberg import IcebergTables
 from hubspoke.location import Location, claim, read_location
 from hubspoke.manifest import Manifest, Node, spoke_of
@@ -33,6 +34,12 @@ from hubspoke.project import Project
 from hubspoke.readiness import Obstacle, obstacles
 from hubspoke.sql import columns_of, quoted
 from hubspoke.versions import Build, Result, held, judged
+
+SAID = (
+    *("unique_id", "original_file_path", "description", "columns", "config", "meta", "group", "access", "version"),
+    *("depends_on", "owner", "type", "maturity", "label", "url"),
+)
+"""What the manifest says of a node beside its query: what readers see, and the rules of the house ask."""
 
 
 class Relation(BaseModel):
@@ -315,8 +322,30 @@ class ReleaseStore:
         path.chmod(0o444)
 
 
+@dataclass(frozen=True)
+class Premises:
+    """What a run takes from files beside the manifest, as it was when the run began.
+
+    Attributes:
+        variables: dbt's variables.
+        exceptions: Lines of ``seeds/rule_exceptions.csv``.
+    """
+
+    variables: dict[str, Any]
+    exceptions: list[list[str]]
+
+    @classmethod
+    def read(cls, project: Project) -> "Premises":
+        """Read them as they are now."""
+        return cls(project.variables(), project.rule_exceptions())
+
+
 def release_run(
-    project: Project, hub: duckdb.DuckDBPyConnection, run_id: str, given_variables: dict[str, Any] | None = None
+    project: Project,
+    hub: duckdb.DuckDBPyConnection,
+    run_id: str,
+    given_variables: dict[str, Any] | None = None,
+    premises: Premises | None = None,
 ) -> str:
     """Release what a dbt run left in the hub, if it may be released.
 
@@ -326,6 +355,7 @@ def release_run(
         run_id: dbt's invocation id; its results are in ``runs.results``.
         given_variables: dbt variables that were given on the command line; what was built with another value than the
             project's own is not released.
+        premises: What the run began with; default: as it is now.
 
     Returns:
         One sentence for the person who ran it: what was released, or why nothing was; where an exposure orders
@@ -340,9 +370,9 @@ def release_run(
     manifest = Manifest.read(project.root)
     if manifest.run_id != run_id:
         return f"Not released: dbt did not write target/manifest.json in this run; {readers_see}."
-    exceptions = project.rule_exceptions()
-    expected = fingerprints(manifest, project.variables(), exceptions)
-    ran = fingerprints(manifest, project.variables() | given_variables, exceptions) if given_variables else expected
+    began = premises or Premises.read(project)
+    expected = fingerprints(manifest, began.variables, began.exceptions)
+    ran = fingerprints(manifest, began.variables | given_variables, began.exceptions) if given_variables else expected
     _note(hub, manifest, run_id, ran)
     if not manifest.spokes:
         return "Not released: models/spokes/ holds no model, so nobody has ordered anything."
@@ -371,24 +401,49 @@ def release_run(
     from hubspoke import postgres
 
     told = f"{told}\n{postgres.outcome(project, manifest)}".strip()
+    loads = {node_id: build.fingerprint or "" for node_id, build in builds.items() if node_id in manifest.sources}
+    History(project).note_release(manifest, loads, *_course(hub, manifest, run_id))
     hub.execute(
         "create or replace table runs.released as select ? as state, ? as run_id, now() as released_at",
-        [state_of(project, manifest, builds), run_id],
+        [state_of(manifest, builds), run_id],
     )
     return told
 
 
-def state_of(project: Project, manifest: Manifest, builds: dict[str, Build]) -> str:
-    """Tell all that a release hangs on, as one hash: what the spokes' relations hold, and what is said in YAML."""
+def _course(hub: duckdb.DuckDBPyConnection, manifest: Manifest, run_id: str) -> tuple[float, str, str]:
+    """Tell how a run went: its seconds until now, what kept earlier ones from a release, and its slowest model."""
+    row: Any = hub.execute(
+        "select coalesce(epoch(now() - min(built_at)), 0) from runs.builds where run_id = ?", [run_id]
+    ).fetchone()
+    since = "(select max(released_at) from runs.released)" if released_state(hub) else "now()"
+    red = hub.execute(
+        f"select node_id from runs.results where status in ('error', 'fail') and run_id <> ? and recorded_at > {since}",
+        [run_id],
+    ).fetchall()
+    names = [
+        manifest.get(node_id)["name"] for (node_id,) in red if node_id in {**manifest.nodes, **manifest.unit_tests}
+    ]
+    slowest = hub.execute(
+        "select node_id, round(seconds, 1) from runs.results where run_id = ? order by seconds desc limit 1", [run_id]
+    ).fetchone()
+    longest = f"{slowest[0].split('.')[2]} ({slowest[1]} s)" if slowest else ""
+    return row[0], f"a build was red: {names[0]}" if names else "", longest
+
+
+def state_of(manifest: Manifest, builds: dict[str, Build]) -> str:
+    """Tell what a release is made of, as one hash: what the spokes' relations hold, and what is said of everything."""
     versions = held(manifest, builds)
-    digest = hashlib.sha256(json.dumps([versions[spoke["unique_id"]] for spoke in manifest.spokes]).encode())
-    for file in [project.root / "dbt_project.yml", *sorted((project.root / "models").rglob("*.y*ml"))]:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    said = [
+        {name: value for name, value in node.items() if name in SAID}
+        for group in (manifest.nodes, manifest.sources, manifest.exposures)
+        for _, node in sorted(group.items())
+    ]
+    content = [[versions[spoke["unique_id"]] for spoke in manifest.spokes], said]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def released_state(hub: duckdb.DuckDBPyConnection) -> str:
-    """Return the state that was released last, whatever came of it; empty text if none was."""
+    """Return the state that the last release was made of, or found to be equal to; empty text if there was none."""
     if not hub.execute(
         "select 1 from duckdb_tables() where schema_name = 'runs' and table_name = 'released'"
     ).fetchall():

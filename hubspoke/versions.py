@@ -35,7 +35,7 @@ class Build:
 
 @dataclass(frozen=True)
 class Result:
-    """The last result of a test: its place in the order of builds, dbt's status, what ran, and over which data."""
+    """The last result of a node: its place in the order of builds, dbt's status, what ran, and over which data."""
 
     number: int
     status: str
@@ -83,7 +83,8 @@ def wanted(manifest: Manifest, fingerprints: dict[str, str], sources: Versions) 
 
 def made_of(manifest: Manifest, node_id: str, fingerprint: str, versions: Versions, number: int) -> str:
     """Return the version of what a definition makes of the versions of what it reads; a volatile one's is its own."""
-    read = {parent: versions.get(parent, "") for parent in manifest.parents(node_id)}
+    above = [*manifest.parents(node_id), *manifest.read_by_rules.get(node_id, [])]
+    read = {parent: versions.get(parent, "") for parent in above}
     return _hash([fingerprint, read, number if node_id in volatile(manifest) else 0])
 
 
@@ -93,9 +94,14 @@ def judged(manifest: Manifest, test_id: str, definitions: dict[str, str], versio
     return _hash([definitions[test_id], {about: looked_at.get(about, "") for about in manifest.tested[test_id]}])
 
 
+def is_older(number: int, node_ids: list[str], builds: dict[str, Build]) -> bool:
+    """Whether one of some nodes has been built since: to equal data, if its query gives the same each time."""
+    return any(builds[node_id].number > number for node_id in node_ids if node_id in builds)
+
+
 def is_view(node: Node) -> bool:
     """Whether a model holds no data of its own."""
-    return node.get("config", {}).get("materialized") in {"view", "ephemeral"}
+    return bool(node.get("config", {}).get("materialized") == "view")
 
 
 def _in_order(manifest: Manifest) -> list[str]:

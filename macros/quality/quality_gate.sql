@@ -1,8 +1,8 @@
 {#- Post-hook of every model, after its commit: measures all its rules, in one statement for those on rows and keys and one for those on
     the whole table, and takes out of the table what `on_failure: quarantine` or `drop` says, before anyone reads it.
 
-    Where rows are to be taken out, a second statement finds them, with a flag for each rule that any row broke, and for no other: a
-    hundred rules cost what the few do that are broken. Quarantined rows stay whole in quarantine.<model>, with every rule that they broke; dropped rows are counted.
+    Where rows are to be taken out, each key is grouped by once, and one more statement finds the rows, with a flag for each rule that any
+    row broke, and for no other: a hundred rules cost what the few do that are broken. Quarantined rows stay whole in quarantine.<model>, with every rule that they broke; dropped rows are counted.
     quality.ledger holds for each model that takes rows out: rows_in = rows_out + rows_quarantined + rows_dropped.
     quality.measurements holds every rule's count, for the test nodes to take instead of a scan of their own.
 
@@ -89,13 +89,16 @@
     {%- call statement('gate_begin', auto_begin=true) -%} select 1 {%- endcall -%}
     {%- set measured = namespace(rows=none, failed={}, observed={}) -%}
     {%- if row_rules -%}
-        {%- if takes_rows_out -%}{%- do _keep_repeated_keys(row_rules) -%}{%- endif -%}
-        {%- set counts = run_query(_count_failing(row_rules)).rows[0] -%}
+        {#- which row of a key stays depends on the other rules, so where rows are taken out these are counted first -#}
+        {%- set keys = row_rules | selectattr('kind', 'equalto', 'key') | list if takes_rows_out else [] -%}
+        {%- set counted = row_rules | reject('in', keys) | list -%}
+        {%- set counts = run_query(_count_failing(counted)).rows[0] -%}
         {%- set measured.rows = counts['rows_tested'] | int -%}
-        {%- for rule in row_rules -%}
+        {%- for rule in counted -%}
             {%- do measured.failed.update({rule.id: counts['failed_' ~ loop.index] | int}) -%}
         {%- endfor -%}
         {%- if takes_rows_out -%}
+            {%- for rule in keys -%}{%- do _keep_repeated_keys(rule, _faulty(row_rules, measured), measured) -%}{%- endfor -%}
             {%- set taken = _take_rows_out(row_rules, measured) -%}
             {%- do run_statement(_insert_build(model.unique_id, _state(), model.compiled_code)) -%}
             {%- do _keep_ledger(measured.rows, taken) -%}
@@ -123,30 +126,67 @@
         {% if rule.kind == 'row' -%}
             coalesce(count_if({{ _broken(rule) }}), 0)
         {%- else -%}
-            (select coalesce(sum(occurrences - 1), 0) from {{ rule.repeated or '(' ~ _repeated_keys(rule) ~ ')' }} as _repeated)
+            (select coalesce(sum(_gate_occurrences - 1), 0) from ({{ _repeated_keys(rule) }}) as _repeated)
         {%- endif %} as failed_{{ loop.index }}
         {%- endfor %}
     from {{ this }} as _gated
 {% endmacro %}
 
-{#- Keeps the keys that come more than once, in a table for each key rule, which is from then on in `rule.repeated`: where rows are taken
-    out they are asked for twice, and grouping a table by its key is what costs most. -#}
-{% macro _keep_repeated_keys(rules) %}
-    {%- for rule in rules if rule.kind == 'key' -%}
-        {%- set table = 'gate_repeated_' ~ loop.index -%}
-        {%- do run_statement('create or replace temp table ' ~ table ~ ' as ' ~ _repeated_keys(rule)) -%}
-        {%- do rule.update({'repeated': table}) -%}
-    {%- endfor -%}
+{#- SQL that is true if a row breaks one of the rules on rows that any row broke; empty text if none did. -#}
+{% macro _faulty(rules, measured) -%}
+    {%- set broken = [] -%}
+    {%- for rule in rules if rule.kind == 'row' and measured.failed[rule.id] -%}{%- do broken.append(_broken(rule)) -%}{%- endfor -%}
+    {{- broken | join(' or ') -}}
+{%- endmacro %}
+
+{#- Keeps the keys that come more than once, and of each the row that stays, in a table that is from then on in `rule.repeated`; and counts
+    what fails. Grouping a table by its key is what costs most, and is done once. -#}
+{% macro _keep_repeated_keys(rule, faulty, measured) %}
+    {%- set table = 'gate_repeated_' ~ local_md5(rule.id) -%}
+    {%- set keys = _keys_and_first_rows(rule, faulty) if rule.arguments.get('keep_first_by') else _repeated_keys(rule, faulty) -%}
+    {%- do run_statement('create or replace temp table ' ~ table ~ ' as ' ~ keys) -%}
+    {%- set failed = run_query('select coalesce(sum(_gate_occurrences - 1), 0) from ' ~ table).rows[0][0] -%}
+    {%- do measured.failed.update({rule.id: failed | int}) -%}
+    {%- do rule.update({'repeated': table}) -%}
 {% endmacro %}
 
-{#- One row for each key that comes more than once. -#}
-{% macro _repeated_keys(rule) -%}
+{#- One row for each key that comes more than once, the columns of the key by number; with `faulty`, also the row that stays: the first
+    that breaks no other rule, if there is one. -#}
+{% macro _repeated_keys(rule, faulty=none) -%}
     {%- set key = context[rule.template ~ '__key'](rule) -%}
-    select {{ key | join(', ') }}, count(*) as occurrences
-    from {{ this }}
+    select
+        {%- for column in key %}
+        {{ column }} as _gate_key_{{ loop.index }},
+        {%- endfor %}
+        count(*) as _gate_occurrences
+        {%- if faulty %},
+        coalesce(min(rowid) filter (where ({{ faulty }}) is not true), min(rowid)) as _gate_kept_row
+        {%- elif faulty is not none %},
+        min(rowid) as _gate_kept_row
+        {%- endif %}
+    from {{ this }} as _gated
     where {{ _in_rule(rule, key) }}
     group by {{ key | join(', ') }}
     having count(*) > 1
+{%- endmacro %}
+
+{#- The same, where a rule says by what the first row is found. -#}
+{% macro _keys_and_first_rows(rule, faulty) -%}
+    {%- set key = context[rule.template ~ '__key'](rule) -%}
+    select
+        {%- for column in key %}
+        {{ column }} as _gate_key_{{ loop.index }},
+        {%- endfor %}
+        count(*) over (partition by {{ key | join(', ') }}) as _gate_occurrences,
+        rowid as _gate_kept_row
+    from {{ this }} as _gated
+    where {{ _in_rule(rule, key) }}
+    qualify
+        _gate_occurrences > 1
+        and row_number() over (
+            partition by {{ key | join(', ') }}
+            order by {{ '(' ~ faulty ~ ') is true, ' if faulty }}{{ rule.arguments.keep_first_by }}, rowid
+        ) = 1
 {%- endmacro %}
 
 {#- Whether a row counts for a key rule: within its `where`, with no null in the key, and not let through. -#}
@@ -182,39 +222,31 @@
     {{ return(counts) }}
 {% endmacro %}
 
-{#- The rows that break any of these rules, with a flag for each. Of rows that repeat a key, one that breaks no other rule stays; only
-    those are numbered, as numbering every row would cost more than all the rest. -#}
+{#- The rows that break any of these rules, with a flag for each. Of rows that repeat a key, one that breaks no other rule stays. -#}
 {% macro _suspects(rules) %}
-    {%- set is_faulty = [] -%}
-    {%- for rule in rules if rule.kind == 'row' -%}{%- do is_faulty.append(_broken(rule)) -%}{%- endfor -%}
-    {%- set is_suspect = is_faulty | list -%}
+    {%- set is_suspect = ['false'] -%}
     select
         _gated.rowid as _row
         {%- for rule in rules %},
         {% if rule.kind == 'row' -%}
+            {%- do is_suspect.append(_broken(rule)) -%}
             coalesce({{ _broken(rule) }}, false)
         {%- else -%}
-            {%- do is_suspect.append('_key_' ~ loop.index ~ '._nth is not null') -%}
-            coalesce(_key_{{ loop.index }}._nth > 1, false)
+            {%- set in_rule = _in_rule(rule, context[rule.template ~ '__key'](rule)) -%}
+            {%- do is_suspect.append('_gate_' ~ loop.index ~ '._gate_kept_row is not null and ' ~ in_rule) -%}
+            coalesce({{ in_rule }} and _gated.rowid <> _gate_{{ loop.index }}._gate_kept_row, false)
         {%- endif %} as _rule_{{ loop.index }}
         {%- endfor %}
     from {{ this }} as _gated
     {%- for rule in rules if rule.kind == 'key' %}
-    {%- set key = context[rule.template ~ '__key'](rule) %}
-    left join (
-        select
-            rowid as _key_row,
-            row_number() over (
-                partition by {{ key | join(', ') }}
-                order by
-                    {{ '(' ~ is_faulty | join(' or ') ~ ') is true, ' if is_faulty -}}
-                    {{ rule.arguments.get('keep_first_by') or key | join(', ') }}, rowid
-            ) as _nth
-        from {{ this }} as _gated
-        where {{ _in_rule(rule, key) }} and ({{ key | join(', ') }}) in (select ({{ key | join(', ') }}) from {{ rule.repeated }})
-    ) as _key_{{ rules.index(rule) + 1 }} on _gated.rowid = _key_{{ rules.index(rule) + 1 }}._key_row
+    {%- set number = rules.index(rule) + 1 %}
+    left join {{ rule.repeated }} as _gate_{{ number }}
+        on
+            {%- for column in context[rule.template ~ '__key'](rule) %}
+            {{ 'and ' if not loop.first }}{{ column }} = _gate_{{ number }}._gate_key_{{ loop.index }}
+            {%- endfor %}
     {%- endfor %}
-    where {{ is_suspect | join('\n        or ') or 'false' }}
+    where {{ is_suspect | join('\n        or ') }}
 {% endmacro %}
 
 {#- One row: failed_<n> for each rule, and the rows to quarantine and to drop. -#}

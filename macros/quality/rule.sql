@@ -9,13 +9,15 @@
 {#- Second step, for a rule on rows: the failing rows. -#}
 {% macro row_test(relation, rule, broken) -%}
     {%- do _check_action(model, takes_rows_out=true) -%}
-    {%- set failing -%} select * from {{ relation }} where {{ broken }} {%- endset -%}
-    {{ _failures(relation, rule, failing) }}
+    {%- set measured = _measured(rule) -%}
+    {%- set failing -%} select * from {{ relation }} where {{ broken }}{{ _not_let_through(rule, measured) }} {%- endset -%}
+    {{ _failures(relation, rule, failing, measured) }}
 {%- endmacro %}
 
 {#- Second step, for a rule on a key: every row but the first of each that repeats. -#}
 {% macro key_test(relation, rule, key) -%}
     {%- do _check_action(model, takes_rows_out=true) -%}
+    {%- set measured = _measured(rule) -%}
     {%- set failing -%}
         select * from (
             select
@@ -24,11 +26,11 @@
                     partition by {{ key | join(', ') }} order by {{ rule.arguments.get('keep_first_by') or key | join(', ') }}
                 ) as _occurrence
             from {{ relation }}
-            where {{ key | join(' is not null and ') }} is not null
+            where {{ key | join(' is not null and ') }} is not null{{ _not_let_through(rule, measured) }}
         ) as _numbered
         where _occurrence > 1
     {%- endset -%}
-    {{ _failures(relation, rule, failing) }}
+    {{ _failures(relation, rule, failing, measured) }}
 {%- endmacro %}
 
 {#- Second step, for a rule on the whole table: one row with the observed figure, if that is unfit. -#}
@@ -37,18 +39,17 @@
     {%- set failing -%}
         select * from (select {{ observed }} as _observed from {{ relation }}) as _figures where {{ unfit }}
     {%- endset -%}
-    {{ _failures(relation, rule, failing) }}
+    {{ _failures(relation, rule, failing, _measured(rule)) }}
 {%- endmacro %}
 
 {#- Second step, for any other rule: the rows of a query of its own, which the gate does not measure. -#}
 {% macro query_test(relation, rule, failing) -%}
     {%- do _check_action(model, takes_rows_out=false) -%}
-    {{ _failures(relation, rule, failing) }}
+    {{ _failures(relation, rule, failing, _measured(rule)) }}
 {%- endmacro %}
 
 {#- Failing rows: as many as the model's gate has counted for this very rule on the data as it is, else by a scan. -#}
-{% macro _failures(relation, rule, failing) %}
-    {%- set measured = _measured(rule) if execute and flags.WHICH in ['build', 'test', 'retry'] else none -%}
+{% macro _failures(relation, rule, failing, measured) %}
     {%- if measured is not none %}
     select * from range({{ measured }})
     {%- elif rule.max_failed_share is none %}
@@ -101,10 +102,27 @@
     {{ own(rule, observed) if own else 'coalesce(' ~ _outside(observed, rule.arguments) ~ ', false)' }}
 {%- endmacro %}
 
-{#- Failures that the gate counted for this rule in the model's current build, or none. -#}
+{#- What keeps the rows that were let through a rule out of its own scan; the gate has its own way (_broken, _in_rule). -#}
+{% macro _not_let_through(rule, measured) -%}
+    {%- if measured is none and _is_run() and model.attached_node in graph.nodes -%}
+        {%- for exception in _exceptions_of(graph.nodes[model.attached_node].name).get(rule.name, []) %} and not coalesce({{ exception }}, false){% endfor -%}
+    {%- endif -%}
+{%- endmacro %}
+
+{#- Whether tests are run, not only parsed or compiled. -#}
+{% macro _is_run() %}
+    {{ return(execute and flags.WHICH in ['build', 'test', 'retry']) }}
+{% endmacro %}
+
+{#- Failures that the gate counted for this rule, or none: in this run; or, where rules are run by themselves, in the current build of a
+    table. A view shows what it reads, whatever was counted when it was made. -#}
 {% macro _measured(rule) %}
+    {%- if not _is_run() -%}{{ return(none) }}{%- endif -%}
+    {%- set about = graph.nodes.get(model.attached_node) -%}
+    {%- set is_kept = flags.WHICH == 'test' and about and about.config.materialized != 'view' -%}
     {%- set measured = run_query(
         'select failures from quality.measurements where test_id = ' ~ _text(rule.id) ~ ' and definition = ' ~ _text(rule.definition)
+        ~ (' and run_id = ' ~ _text(invocation_id) if not is_kept)
         ~ ' and build_number > (select coalesce(max(build_number), 0) from runs.builds where node_id in ('
         ~ model.depends_on.nodes | map('tojson') | join(', ') | replace('"', "'") ~ ')) order by build_number desc limit 1'
     ) -%}

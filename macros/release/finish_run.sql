@@ -26,7 +26,9 @@
             'delete from runs.builds where build_number not in (select max(build_number) from runs.builds group by node_id)'
         ) -%}
         {%- if rules -%}{%- do run_statement(_insert_results(rules)) -%}{%- endif -%}
-        {%- if flags.WHICH in ['build', 'run', 'test'] -%}
+        {%- if _state() == 'sample' -%}
+            {%- do log('Not released: a run on a sample, or on no rows, is to try things out.', info=true) -%}
+        {%- elif flags.WHICH in ['build', 'run', 'test'] -%}
             {%- set answer = fromjson(
                 run_query(
                     'select hubspoke_release(' ~ _text(invocation_id) ~ ', ' ~ _text(tojson(invocation_args_dict.get('vars', {}))) ~ ')'

@@ -63,17 +63,18 @@
     {{ return((now, others)) }}
 {% endmacro %}
 
-{#- The views are made anew even for the same load: the project may have been moved. -#}
+{#- The views are made anew even for the same load: the project may have been moved. All at once, so that what is noted is what they show. -#}
 {% macro _pin_source(source, load) %}
-    {%- do run_statement('create schema if not exists ' ~ source.schema) -%}
+    {%- set statements = ['begin', 'create schema if not exists ' ~ source.schema] -%}
     {%- for suffix, sql in load.views.items() -%}
         {%- set relation = api.Relation.create(source.database, source.schema, source.identifier ~ suffix) -%}
-        {%- do run_statement('create or replace view ' ~ relation ~ ' as ' ~ sql) -%}
+        {%- do statements.append('create or replace view ' ~ relation ~ ' as ' ~ sql) -%}
     {%- endfor -%}
     {%- set pinned = run_query(
         "select fingerprint from runs.builds where node_id = '" ~ source.unique_id ~ "' order by build_number desc limit 1"
     ) -%}
     {%- if not pinned.rows or pinned.columns[0].values()[0] != load.load_id -%}
-        {%- do run_statement(_insert_build(source.unique_id, 'finished', '', load.load_id)) -%}
+        {%- do statements.append(_insert_build(source.unique_id, 'finished', '', load.load_id)) -%}
     {%- endif -%}
+    {%- do run_statement(statements | join(';\n') ~ ';\ncommit') -%}
 {% endmacro %}

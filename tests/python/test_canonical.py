@@ -1,6 +1,7 @@
 """What counts of a template's text, and which queries may give something else when they are run again."""
 
 import re
+from typing import Any
 
 import duckdb
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from hubspoke.canonical import canonical
 from hubspoke.manifest import Manifest
-from hubspoke.volatility import FUNCTIONS, KEYWORDS, volatile
+from hubspoke.volatility import CLOCK_AND_CHANCE, FUNCTIONS, volatile
 
 QUERY = """
 with sales as (select * from {{ ref('core_sales') }}),
@@ -30,7 +31,6 @@ select * from final
     "edited",
     [
         QUERY.replace("\n", " ").replace("-- only there", ""),
-        QUERY.replace("select", "SELECT").replace("left join", "LEFT  JOIN"),
         QUERY.replace("-- only there", "/* the\nregion */"),
         QUERY.replace("where", "{# the region #}\nwhere"),
         QUERY.replace("s.", "line.").replace("as s\n", "as line\n").replace("storeline.", "stores."),
@@ -39,7 +39,7 @@ select * from final
         QUERY + "-- the end",
     ],
 )
-def test_comments_space_case_and_aliases_do_not_count(edited: str) -> None:
+def test_comments_space_and_aliases_do_not_count(edited: str) -> None:
     assert canonical(edited) == canonical(QUERY)
 
 
@@ -48,6 +48,7 @@ def test_comments_space_case_and_aliases_do_not_count(edited: str) -> None:
     [
         QUERY.replace("North  East", "North East"),
         QUERY.replace("North  East", "north  east"),
+        QUERY.replace("select", "SELECT"),  # a name may be a keyword, and keeps its case
         QUERY.replace("as total_amount", "as Total_amount"),
         QUERY.replace("left join", "join"),
         QUERY.replace("core_stores", "core_shops"),
@@ -84,7 +85,20 @@ def test_jinja_in_a_comment_is_run_and_counts() -> None:
 
 
 def test_a_text_that_is_no_sql_counts_as_it_stands() -> None:
-    assert canonical("it's  so") == "it's  so"
+    for text in ("it's  so", "{% set area %} North  East {% endset %}", "select 'a'  'b'", "select jinja_piece_0_ --"):
+        assert canonical(text) == text
+
+
+def test_an_alias_that_may_be_another_relation_counts() -> None:
+    """Within the query, a name may be what a ref becomes, or what a variable holds."""
+    query = "select y.x, (select max(z.x) from {{ ref('z') }}) as m from {{ ref('t') }} as y"
+    assert canonical(query) != canonical(query.replace("as y", "as z").replace("y.x", "z.x"))
+    query = "select a.x from {{ ref('t') }} as a where {{ var('condition') }}"
+    assert canonical(query) != canonical(query.replace("as a", "as b").replace("a.x", "b.x"))
+    query = "with customers as (select * from customers) select * from {}"
+    assert canonical(query.format("customers")) != canonical(
+        query.replace("with customers", "with buyers").format("buyers")
+    )
 
 
 NAMES = st.from_regex(r"[a-z]{3,6}_[0-9]", fullmatch=True)
@@ -112,7 +126,7 @@ def test_what_the_engine_calls_volatile_is_known() -> None:
     # of the session or the schema, which are a run's own and the same each time; and one that only fails
     harmless = {"error", "stats", "in_search_path", "current_query"}
     harmless |= {name for (name,) in rows if re.fullmatch(r"current_(schemas?|database)", name)}
-    assert {name for (name,) in rows} - harmless <= {*FUNCTIONS, *KEYWORDS}
+    assert {name for (name,) in rows} - harmless <= {*FUNCTIONS, *CLOCK_AND_CHANCE}
 
 
 @pytest.mark.parametrize(
@@ -123,19 +137,47 @@ def test_what_the_engine_calls_volatile_is_known() -> None:
         ("select * from read_csv('orders.csv')", "read_csv"),
         ("select '{{ run_started_at }}' as at", "run_started_at"),
         ("select {{ dbt.current_timestamp() }} as at", "current_timestamp"),
-        ("select {{ later() }} as at", "now"),
+        ("select {{ Later() }} as at", "now"),
         ("{% set found = run_query('select 1') %} select {{ found }} as x", "run_query"),
-        ("select now as at, random from {{ ref('t') }} -- now()", ""),
+        ("select now as at, random from {{ ref('t') }}\n-- now()", ""),
+        ("select '--' as sep, now() as at", "now"),
+        ("select * from orders using sample 10%", "sample"),
+        ("select * from 'orders.csv'", "from"),
+        ("select max(build_number) as x from runs.builds", "runs."),
+        ('select "random"() as x', "random"),
         ("select transaction_timestamp from {{ ref('t') }}", ""),
     ],
 )
 def test_a_query_that_looks_at_the_clock_at_chance_or_outside_is_volatile(query: str, word: str) -> None:
-    model = {
+    def macro(package: str, name: str, text: str, *calls: str) -> dict[str, Any]:
+        unique_id = f"macro.{package}.{name}"
+        depends_on = {"macros": list(calls)}
+        return {
+            "unique_id": unique_id,
+            "name": name,
+            "package_name": package,
+            "macro_sql": text,
+            "depends_on": depends_on,
+        }
+
+    macros = [
+        macro("hubspoke", "Later", "{{ adapter.dispatch('later')() }}", "macro.hubspoke.default__later"),
+        macro("hubspoke", "default__later", "now()"),
+        macro("dbt", "current_timestamp", "{{ adapter.dispatch('current_timestamp')() }}"),
+        macro("hubspoke", "record_build", "{{ invocation_id }} now()"),
+    ]
+    model: dict[str, Any] = {
         "unique_id": "model.it",
         "resource_type": "model",
         "raw_code": query,
-        "config": {},
+        "config": {"post-hook": [{"sql": "{{ record_build() }}"}]},
+        "depends_on": {"macros": ["macro.hubspoke.record_build"]},
     }
-    later = {"name": "later", "package_name": "hubspoke", "macro_sql": "{% macro later() %} now() {% endmacro %}"}
-    content = {"nodes": {"model.it": model}, "sources": {}, "exposures": {}, "macros": {"macro.later": later}}
+    model["depends_on"]["macros"] += [one["unique_id"] for one in macros if one["name"] in query]
+    content = {
+        "nodes": {"model.it": model},
+        "sources": {},
+        "exposures": {},
+        "macros": {one["unique_id"]: one for one in macros},
+    }
     assert volatile(Manifest(content)).get("model.it", "") == word

@@ -41,7 +41,7 @@ MANIFEST = Manifest(
         },
         "sources": {"source.pos": {"resource_type": "source", "source_name": "pos", "name": "lines"}},
         "exposures": {},
-        "unit_tests": {"unit_test.mart": {"unique_id": "unit_test.mart", "name": "unit", "model": "model.mart"}},
+        "unit_tests": {"unit_test.mart": {**node("unit_test.mart", ["model.mart"], "unit_test"), "model": "mart"}},
     }
 )
 TESTS = ["test.core", "test.mart", "unit_test.mart"]
@@ -63,7 +63,8 @@ class Hub:
         """Pin the source, build a model or run a test, as a run of it alone would."""
         self.number += 1
         if name == "source.pos":
-            self.builds[name], self.truth[name] = Build(self.number, self.load), self.load
+            if name not in self.builds or self.builds[name].fingerprint != self.load:
+                self.builds[name], self.truth[name] = Build(self.number, self.load), self.load
         elif "test" in name:
             version = judged(MANIFEST, name, self.texts, held(MANIFEST, self.builds))
             self.results[name] = Result(self.number, "pass", self.texts[name], version)
@@ -185,11 +186,12 @@ def test_a_failure_of_what_has_been_edited_since_or_is_gone_does_not_count() -> 
     assert hub.obstacles() == []
 
 
-def test_data_that_is_built_again_and_is_the_same_asks_for_nothing_more() -> None:
+def test_data_that_is_built_again_asks_for_what_reads_it_and_for_its_tests() -> None:
+    """Its query may give another of several right answers."""
     hub = built()
-    hub.do("source.pos")
     hub.do("model.core")
-    assert (hub.obstacles(), hub.planned()) == ([], [])
+    assert ("model.mart", "outdated") in hub.obstacles()
+    assert set(hub.planned()) == {"model.mart", "model.spoke", OTHER, *TESTS, "test.unreleased"}
 
 
 def test_a_source_that_is_read_in_place_is_another_each_time() -> None:
@@ -221,11 +223,11 @@ def test_whatever_was_edited_landed_and_built_a_plan_gives_what_a_full_build_wou
             case "plan":
                 hub.follow_the_plan()
                 assert hub.is_as_built_anew()
-                assert hub.planned() == []
+                assert (hub.planned(), hub.obstacles()) == ([], [])
             case name:
                 hub.do(name)
         load, hub.load = hub.load, hub.builds["source.pos"].fingerprint or "" if "source.pos" in hub.builds else "?"
         is_built = all(name in hub.builds and hub.shown(name) == hub.full(name) for name in RELATIONS)
         is_tested = all(hub.truth.get(name) == hub._judged_now(name) for name in TESTS)
-        assert (hub.obstacles() == []) == (is_built and is_tested)
+        assert hub.obstacles() or (is_built and is_tested)
         hub.load = load
