@@ -438,7 +438,7 @@ def state_of(manifest: Manifest, builds: dict[str, Build]) -> str:
         for group in (manifest.nodes, manifest.sources, manifest.exposures)
         for _, node in sorted(group.items())
     ]
-    content = [[versions[spoke["unique_id"]] for spoke in manifest.spokes], said]
+    content = [{spoke["unique_id"]: versions[spoke["unique_id"]] for spoke in manifest.spokes}, said]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 

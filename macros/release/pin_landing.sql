@@ -11,13 +11,12 @@
         {%- set read_now, read_by_others = _sources_read_now() -%}
         {%- for source in graph.sources.values() if source.unique_id not in read_by_others -%}
             {%- set name = source.source_name ~ '.' ~ source.name -%}
-            {%- if name in answer.landed -%}
+            {%- if answer.declared.get(name) is false -%}
+                {%- if source.unique_id in read_now -%}{%- do in_place.append(source) -%}{%- endif -%}
+            {%- elif name in answer.landed -%}
                 {%- do _pin_source(source, answer.landed[name]) -%}
-            {%- elif source.unique_id not in read_now -%}
-            {%- elif answer.declared.get(name) -%}
+            {%- elif name in answer.declared and source.unique_id in read_now -%}
                 {%- do missing.append(name) -%}
-            {%- elif name in answer.declared -%}
-                {%- do in_place.append(source) -%}
             {%- endif -%}
         {%- endfor -%}
         {%- if in_place -%}{%- do _pin_in_place(in_place) -%}{%- endif -%}
