@@ -133,6 +133,8 @@ def make(project: Project) -> Plan:
             if _has_notes(hub):
                 builds, results = last_builds(hub), last_results(hub)
                 is_released = released_state(hub) == state_of(manifest, builds)
+                for node_id in _elsewhere(hub, project, manifest):
+                    builds.pop(node_id, None)
     is_released = not manifest.spokes or (is_released and ReleaseStore(project.release).current() is not None)
     loads = current_loads(project, manifest)
     steps = compare(manifest, definitions, builds, results, loads)
@@ -194,6 +196,8 @@ def compare(
             steps[node_id] = Step(node, "outdated")
         elif node_id in again:
             steps[node_id] = Step(node, "failed", (again[node_id],))
+        elif _is_red(results.get(node_id)):
+            steps[node_id] = Step(node, "failed")
     for test_id, tested in manifest.tested.items():
         test, result = manifest.get(test_id), results.get(test_id)
         above = [node_id for node_id in tested if node_id in differs or node_id in steps]

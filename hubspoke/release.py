@@ -505,22 +505,18 @@ def _note(hub: duckdb.DuckDBPyConnection, manifest: Manifest, run_id: str, now: 
         """,
         [built, [versions[node_id] for node_id in built], run_id],
     )
-    tests = list(manifest.tested)
+    looked_at = {test_id: judged(manifest, test_id, now, versions) for test_id in manifest.tested}
     hub.execute(
         """
         update runs.results set fingerprint = now.fingerprint, version = now.version
         from (select unnest(?) as node_id, unnest(?) as fingerprint, unnest(?) as version) as now
         where results.node_id = now.node_id and results.run_id = ?
         """,
-        [
-            [*tests, *built],
-            [now[node_id] for node_id in [*tests, *built]],
-            [
-                *(judged(manifest, test_id, now, versions) for test_id in tests),
-                *(versions[node_id] for node_id in built),
-            ],
-            run_id,
-        ],
+        [list(now), list(now.values()), [looked_at.get(node_id) for node_id in now], run_id],
+    )
+    # a relation may come back under the name of what has replaced it: what was noted of it then says nothing any more
+    hub.execute(
+        "delete from runs.builds where node_id not in (select unnest(?))", [[*manifest.nodes, *manifest.sources]]
     )
 
 

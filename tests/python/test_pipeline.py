@@ -115,6 +115,35 @@ def test_models_that_ran_without_their_tests_are_not_released(sandbox: Sandbox) 
     assert "Released 1" in sandbox.run("dbt", "test", "--select", "mart_sales__daily_stores+").stdout
 
 
+def test_a_model_that_fails_stands_against_a_release_until_it_is_mended_whoever_reads_it(sandbox: Sandbox) -> None:
+    """No spoke rests on it; what a red run has built is released by none, and the plan takes it up again."""
+    model = sandbox.root / "models/hub/core/core_totals.sql"
+    model.with_suffix(".yml").write_text(
+        'models: [{ name: core_totals, description: "Sum. Grain: one row.", '
+        "columns: [{ name: total, data_type: bigint, description: A sum. }] }]\n"
+    )
+    for text in ("select cast('three' as bigint) as total", "select cast('four' as bigint) as total"):
+        model.write_text(f"{text}\n")
+        red = sandbox.run("hubspoke", "build", check=False)
+        assert red.returncode == 1
+        assert "core_totals" in red.stdout
+        assert current(sandbox) == ""
+    plain = sandbox.run("dbt", "build", "--select", "core_totals", "spoke_bi__departments", check=False)
+    assert "Not released: core_totals failed" in plain.stdout
+    assert current(sandbox) == ""
+    model.write_text("select cast(4 as bigint) as total\n")
+    assert "Released 1" in sandbox.run("hubspoke", "build").stdout
+
+
+def test_a_project_that_was_moved_is_built_again_where_it_reads_what_has_landed(sandbox: Sandbox) -> None:
+    sandbox.run("hubspoke", "build")
+    moved = Sandbox(sandbox.root.with_name("moved"))
+    sandbox.root.rename(moved.root)
+    assert moved.run("hubspoke", "build").stdout.count("models in") == 1
+    assert moved.query("select count(*) from staging.stg_crm__demographics")[0][0] > 0
+    assert moved.run("hubspoke", "build").stdout.startswith("built      nothing")
+
+
 def test_an_empty_build_is_never_released(sandbox: Sandbox) -> None:
     result = sandbox.run("dbt", "build", "--empty", "--select", "mart_sales__daily_stores+", check=False)
     assert "Not released" in result.stdout
