@@ -252,7 +252,7 @@ LAYOUTS: list[Callable[[str], str]] = [
 """Ways to write the same."""
 
 
-def fill_time(root: Path) -> dict[str, float]:
+def time_builds(root: Path) -> dict[str, float]:
     """Time what is not to cost anything: a build when nothing has changed, beside dbt's own parse."""
     times: dict[str, list[float]] = defaultdict(list)
     hub = root / "warehouse/hub.duckdb"
@@ -279,7 +279,7 @@ def main() -> None:
         shop.generate(asked.models)
         run(shop.root / "warehouse", BIN / "hubspoke", "ingest", project=shop.root)
         shop.build()
-        times = fill_time(shop.root)
+        times = time_builds(shop.root)
         for number in track(range(asked.changes), "changing", console=console, disable=not console.is_terminal):
             kind, changed = shop.change()
             built, seconds = shop.build()

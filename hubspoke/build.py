@@ -23,7 +23,7 @@ from hubspoke import postgres
 from hubspoke.errors import HubspokeError
 from hubspoke.landing import LandingZone
 from hubspoke.manifest import close_hub
-from hubspoke.plan import Plan, make
+from hubspoke.plan import Plan, counted, make
 from hubspoke.project import Project
 from hubspoke.quality import held_back, open_hub, scans
 from hubspoke.release import ReleaseStore
@@ -162,21 +162,19 @@ def _display(watch: Watch, console: Console) -> Iterator[None]:
 
 def _tell_that_nothing_changed(project: Project, plan: Plan, console: Console) -> None:
     """Say so; and publish where an earlier run could not."""
-    relations, tests = plan.skipped
     current = ReleaseStore(project.release).current()
     lines = {
-        "built": f"nothing: {_count(relations, 'model')} and {_count(tests, 'rule')} "
-        "are as they were built, and so is all that they read",
+        "built": f"nothing: {plan.skipped_in_words} are as they were built, and so is all that they read",
         "release": f"Release {current.number} is still current."
         if current
         else "There is none: nobody orders anything.",
     }
-    _print_lines(lines | _named(postgres.outcome(project, plan.manifest)), console)
+    _print_lines(lines | _named(postgres.outcome(project, plan.manifest).splitlines()), console)
 
 
-def _named(outcome: str) -> dict[str, str]:
+def _named(lines: list[str]) -> dict[str, str]:
     """Read the lines of a release's outcome that have a name."""
-    return {name: text for line in outcome.splitlines() for name, text in [line.split(": ", 1)]}
+    return {name: text for line in lines for name, text in [line.split(": ", 1)]}
 
 
 def _print_lines(lines: dict[str, str], console: Console) -> None:
@@ -247,18 +245,19 @@ def _summarise(project: Project, watch: Watch, plan: Plan | None, seconds: float
     is_active = shutil.which("hubspoke") == str(here / "hubspoke")
     command = "hubspoke" if is_active else f"{os.path.relpath(here)}/hubspoke"
     readers_see = f"readers keep release {current.number}" if current else "there is none yet"
+    skipped = plan.skipped_in_words if plan else ""
     released, *further = watch.outcome.splitlines() or [""]
     lines = {
         "landed": f"{sum(load.rows for load in landed):,} rows in {len(landed)} tables",
-        "built": f"{_count(watch.done['model'], 'model')} in {seconds:.0f} s",
-        "checked": f"{_count(watch.done['test'], 'rule')} in {_count(scanned, 'scan')} "
-        f"and {_count(watch.done['unit_test'], 'unit test')}: "
+        "built": f"{counted(watch.done['model'], 'model')} in {seconds:.0f} s",
+        "checked": f"{counted(watch.done['test'], 'rule')} in {counted(scanned, 'scan')} "
+        f"and {counted(watch.done['unit_test'], 'unit test')}: "
         f"{watch.failed} failed, {watch.warned} warned",
-        **_skipped(plan),
+        **({"skipped": f"{skipped}: unchanged, and so is what they read"} if skipped else {}),
         "held back": f"{quarantined:,} rows quarantined, {dropped:,} dropped by a declared filter",
         "release": released or f"None was made; {readers_see}.",
     }
-    lines |= _named("\n".join(further))
+    lines |= _named(further)
     if watch.problems and not watch.outcome.startswith("Release"):
         lines["next"] = f"put right what is named above, then: {command} build"
     elif current and watch.outcome.startswith("Release"):
@@ -266,14 +265,3 @@ def _summarise(project: Project, watch: Watch, plan: Plan | None, seconds: float
     else:
         lines["next"] = f"{command} build"
     _print_lines(lines, console)
-
-
-def _skipped(plan: Plan | None) -> dict[str, str]:
-    relations, tests = plan.skipped if plan else (0, 0)
-    if not relations and not tests:
-        return {}
-    return {"skipped": f"{_count(relations, 'model')} and {_count(tests, 'rule')}: unchanged, and so is what they read"}
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -359,7 +359,8 @@ def plan(form: str | None, strict: bool) -> None:
     from hubspoke.plan import make
     from hubspoke.plan_report import report
 
-    found = report(Project.find(), make(Project.find()))
+    project = Project.find()
+    found = report(project, make(project))
     click.echo({"json": found.as_json, "markdown": found.as_markdown}.get(form or "", found.as_text)())
     if strict and found.is_breaking:
         sys.exit(1)

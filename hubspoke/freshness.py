@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hubspoke.errors import HubspokeError
 from hubspoke.files import write_whole
-from hubspoke.landing import LandingZone
+from hubspoke.landing import LandingZone, sequence_of
 from hubspoke.manifest import Manifest, Node, meta
 from hubspoke.project import Project
 
@@ -102,18 +102,25 @@ class History:
             return {}
         return loads
 
-    def waiting(self, manifest: Manifest) -> dict[str, datetime]:
-        """Return when the oldest load of each source table landed that readers do not see, by unique id."""
+    def waiting(self, manifest: Manifest, until: dict[str, str] | None = None) -> dict[str, datetime]:
+        """Return when the oldest load of each source table landed that readers do not see, by unique id.
+
+        Args:
+            manifest: The project.
+            until: Loads by unique id; of each table, later ones are left out.
+        """
         zone, seen = LandingZone(self._project.landing), self.seen()
         found = {}
         for node_id, source in manifest.sources.items():
-            newest = zone.current(source["source_name"], source["name"])
+            names = source["source_name"], source["name"]
+            newest = zone.current(*names)
             if newest is None or newest.load_id == seen.get(node_id):
                 continue
-            last = int(seen[node_id].split("-")[0]) if node_id in seen else 0
-            later = [load for load in zone.loads(source["source_name"], source["name"]) if load.sequence > last]
-            if later:
-                found[node_id] = min(load.loaded_at for load in later)
+            first = sequence_of(seen.get(node_id, ""))
+            last = newest.sequence if until is None else sequence_of(until.get(node_id, ""))
+            new = [load.loaded_at for load in zone.loads(*names) if first < load.sequence <= last]
+            if new:
+                found[node_id] = min(new)
         return found
 
     def lags(self, manifest: Manifest, now: datetime, waiting: dict[str, datetime] | None = None) -> dict[str, float]:
@@ -135,27 +142,13 @@ class History:
             hold_up: What kept an earlier build from a release since the last one; empty if nothing did.
             slowest: The model that took longest, and how long.
         """
-        now = datetime.now(UTC)
-        pinned = {
-            node_id: int(load.split("-")[0]) for node_id, load in loads.items() if load.partition("-")[0].isdigit()
-        }
-        shown = {}
-        zone, seen = LandingZone(self._project.landing), self.seen()
-        for node_id in self.waiting(manifest):
-            source, first = manifest.sources[node_id], int(seen.get(node_id, "0").split("-")[0])
-            new = [
-                load.loaded_at
-                for load in zone.loads(source["source_name"], source["name"])
-                if first < load.sequence <= pinned.get(node_id, 0)
-            ]
-            if new and seen:  # before the first release nobody waited
-                shown[node_id] = min(new)
+        now, declared = datetime.now(UTC), targets(manifest)
+        shown = self.waiting(manifest, until=loads) if self.seen() else {}  # before the first release nobody waited
         measured = []
         for node_id, lag in self.lags(manifest, now, shown).items():
-            target = targets(manifest)[node_id]
             if lag > 0:
+                target, name = declared[node_id], manifest.get(node_id)["name"]
                 cause = "" if lag <= target else hold_up or _cause(lag, target, build, slowest)
-                name = manifest.get(node_id)["name"]
                 measured.append(Measurement(now, name, target, round(lag, 1), round(build, 1), cause))
         if measured:
             lines = [*self._lines(), *(json.dumps(asdict(one), default=str) for one in measured)][-LINES_KEPT:]

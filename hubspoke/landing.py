@@ -87,6 +87,12 @@ class Load(BaseModel):
         return self.by_day or {self.loaded_at.date(): self.rows}
 
 
+def sequence_of(load_id: str) -> int:
+    """Return the place of a load among those of its table; 0 for what is no load's name, as of a source in place."""
+    number = load_id.partition("-")[0]
+    return int(number) if number.isdigit() else 0
+
+
 class _Name(NamedTuple):
     """A load's name, and the numbers of the loads that it stands for, if it is not only itself."""
 

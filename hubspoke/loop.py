@@ -107,7 +107,7 @@ def run(project: Project, every: float, land: Callable[[], list[str]], console: 
                 was_red = False
                 if turn.is_due and plan.goal != red_goal:
                     console.print(f"{datetime.now(UTC):%H:%M:%S} building: {turn.why}", highlight=False, markup=False)
-                    was_red = True
+                    was_red = True  # if it raises, too
                     was_red = not build(project, (), False, console)
             except HubspokeError as error:
                 faults.append(str(error))

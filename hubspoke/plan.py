@@ -105,6 +105,12 @@ class Plan:
         return relations - len(self.built), tests - len(self.tested)
 
     @property
+    def skipped_in_words(self) -> str:
+        """The number of models and rules that are skipped, as a person reads it; empty if none is."""
+        relations, tests = self.skipped
+        return f"{counted(relations, 'model')} and {counted(tests, 'rule')}" if relations or tests else ""
+
+    @property
     def selectors(self) -> list[str]:
         """Arguments for dbt that select just these steps; none if everything is to be done."""
         names = [".".join(step.node["fqn"]) for step in self.steps]
@@ -112,6 +118,11 @@ class Plan:
         if self.skipped == (0, 0) or any(re.search(r"[\s,*?\[\]]", name) for name in names):
             return []
         return ["--indirect-selection", "empty", "--select", *(f"fqn:{name}" for name in names)]
+
+
+def counted(number: int, thing: str) -> str:
+    """Say how many there are of a thing."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def make(project: Project) -> Plan:
@@ -173,7 +184,8 @@ def compare(
     # whether too many rows were taken out is told as a model is built
     red = [test for test in manifest.tests if takes_rows_out(test) and _is_red(results.get(test["unique_id"]))]
     again = {test.get("attached_node") or "": test["name"] for test in red}
-    for node_id in manifest.ancestry([*manifest.nodes]):
+    in_order = manifest.ancestry([*manifest.nodes])
+    for node_id in in_order:
         node = manifest.get(node_id)
         if node["resource_type"] == "snapshot":
             steps[node_id] = Step(node, "volatile", ("snapshot",))
@@ -216,8 +228,8 @@ def compare(
         ):
             is_data = bool(above) and all(_is_new_data(node_id, steps) for node_id in above)
             steps[test_id] = Step(test, "data" if is_data else "ancestor", _causes(manifest, above, steps))
-    order = {node_id: place for place, node_id in enumerate(manifest.ancestry([*manifest.nodes]))}
-    return sorted(steps.values(), key=lambda step: (step.is_test, order.get(step.node["unique_id"], len(order))))
+    place = {node_id: number for number, node_id in enumerate(in_order)}
+    return sorted(steps.values(), key=lambda step: (step.is_test, place.get(step.node["unique_id"], len(place))))
 
 
 def current_loads(project: Project, manifest: Manifest) -> Versions:

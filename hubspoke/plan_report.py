@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,12 @@ import duckdb
 from hubspoke.breaking import Columns, Edit, judge
 from hubspoke.errors import HubspokeError
 from hubspoke.lineage import Lineage
-from hubspoke.manifest import Manifest, Node, compile_project, spoke_of
-from hubspoke.plan import WORDS, Plan, Step
+from hubspoke.manifest import Manifest, compile_project, spoke_of
+from hubspoke.plan import WORDS, Plan, Step, counted
 from hubspoke.project import Project
 from hubspoke.quality import open_hub
 from hubspoke.release import last_builds
+from hubspoke.sql import columns_of
 
 RULES_SHOWN = 10
 """More rules than these are counted, not listed."""
@@ -25,12 +27,10 @@ class Effect:
     """What an edited model does to others.
 
     Attributes:
-        model: Its name.
         edit: What of it changes.
         felt: Relations of spokes that rest on what changes, and their columns that do; no columns for all.
     """
 
-    model: str
     edit: Edit
     felt: dict[str, list[str]]
 
@@ -65,7 +65,7 @@ class PlanReport:
                 if effect and not effect.edit.is_nothing:
                     lines.append(f"    {effect}")
             if more := sum(step.is_test for step in steps) - sum(step.is_test for step in _shown(steps)):
-                lines.append(f"  and {_many(more, 'rule')}")
+                lines.append(f"  and {counted(more, 'rule')}")
         for node_id in self.plan.removed:
             lines.append(f"removed from the project; its relation stays in the hub: {node_id.split('.')[-1]}")
         return "\n".join([*lines, self._last_line()])
@@ -116,13 +116,11 @@ class PlanReport:
         return [(why, steps) for why, steps in found if steps]
 
     def _last_line(self) -> str:
-        relations, tests = self.plan.skipped
-        skipped = (
-            f"{_many(relations, 'model')} and {_many(tests, 'rule')} are skipped: unchanged, and so is what they read"
-        )
+        skipped = f"{self.plan.skipped_in_words} are skipped: unchanged, and so is what they read."
         if not self.plan.steps:
-            return f"Nothing to build: {skipped}."
-        return f"To do: {_count(self.plan.steps)}; {skipped}. Next: hubspoke build"
+            return f"Nothing to build: {skipped}"
+        told = f"; {skipped}" if self.plan.skipped_in_words else "."
+        return f"To do: {_count(self.plan.steps)}{told} Next: hubspoke build"
 
 
 def report(project: Project, plan: Plan) -> PlanReport:
@@ -138,59 +136,41 @@ def report(project: Project, plan: Plan) -> PlanReport:
     effects = {}
     with open_hub(project) as hub:
         before = {node_id: build.compiled for node_id, build in last_builds(hub).items()}
-        felt = _Felt(plan.manifest, before)
+        lineage = Lineage(plan.manifest, before)
         for node in edited:
             node_id = node["unique_id"]
-            columns = _held_columns(hub, node)
-            edit = judge(
-                before[node_id], compiled[node_id], columns, _columns_after(hub, node, compiled[node_id], columns)
-            )
-            effects[node_id] = Effect(node["name"], edit, felt.by(node_id, edit) if edit.is_breaking else {})
+            held = _columns(hub, node["relation_name"])
+            in_yaml = {name: str(one.get("data_type") or held.get(name, "")) for name, one in node["columns"].items()}
+            # a query may read what is not there yet
+            edit = judge(before[node_id], compiled[node_id], held, _columns(hub, compiled[node_id]) or in_yaml)
+            felt = _felt(plan.manifest, lineage, node_id, edit) if edit.is_breaking else {}
+            effects[node_id] = Effect(edit, felt)
     return PlanReport(plan, effects)
 
 
-class _Felt:
-    """Which columns of the spokes' relations are made of a model's, as the hub holds them."""
+def _felt(manifest: Manifest, lineage: Lineage, node_id: str, edit: Edit) -> dict[str, list[str]]:
+    """List the spokes' relations that may feel an edit of a model, and of each the columns that are made of it.
 
-    def __init__(self, manifest: Manifest, compiled: dict[str, str]) -> None:
-        self._manifest, self._compiled = manifest, compiled
-
-    def by(self, node_id: str, edit: Edit) -> dict[str, list[str]]:
-        """List the relations that may feel an edit, and of each the columns that are made of it.
-
-        None where all may: where rows change, or a column is only filtered or joined by.
-        """
-        found: dict[str, list[str]] = {}
-        lineage: Lineage | None = None
-        for spoke in self._manifest.spokes:
-            if node_id not in self._manifest.ancestry([spoke["unique_id"]]):
-                continue
-            columns: list[str] = []
-            if edit.touched is not None:
-                lineage = lineage or Lineage(self._manifest, self._compiled)
-                try:
-                    columns = lineage.made_of(spoke, {(node_id, name) for name in edit.touched})
-                except HubspokeError:  # it cannot be told which
-                    columns = []
-            found[f"{spoke['name']} of {spoke_of(spoke)}"] = columns
-        return found
+    No columns where all may: where rows change, or a column is only filtered or joined by.
+    """
+    found: dict[str, list[str]] = {}
+    for spoke in manifest.spokes:
+        if node_id not in manifest.ancestry([spoke["unique_id"]]):
+            continue
+        columns: list[str] = []
+        if edit.touched is not None:
+            with suppress(HubspokeError):  # it cannot be told which
+                columns = lineage.made_of(spoke, {(node_id, name) for name in edit.touched})
+        found[f"{spoke['name']} of {spoke_of(spoke)}"] = columns
+    return found
 
 
-def _held_columns(hub: duckdb.DuckDBPyConnection, node: Node) -> Columns:
-    rows = hub.execute(
-        "select column_name, lower(data_type) from duckdb_columns() where schema_name = ? and table_name = ?",
-        [node["schema"], node.get("alias") or node["name"]],
-    ).fetchall()
-    return dict(rows)
-
-
-def _columns_after(hub: duckdb.DuckDBPyConnection, node: Node, sql: str, before: Columns) -> Columns:
-    """Return the columns that a model's query gives now; where it reads what is not there yet, those of its YAML."""
+def _columns(hub: duckdb.DuckDBPyConnection, query: str) -> Columns:
+    """Return the columns of a relation or a query; none if there is no such relation, or it reads one that is not."""
     try:
-        described = hub.execute(f"describe {sql}").fetchall()
+        return {name: kind.lower() for name, kind in columns_of(hub, query).items()}
     except duckdb.Error:
-        return {name: str(column.get("data_type") or before.get(name, "")) for name, column in node["columns"].items()}
-    return {row[0]: str(row[1]).lower() for row in described}
+        return {}
 
 
 def _shown(steps: list[Step]) -> list[Step]:
@@ -201,10 +181,6 @@ def _shown(steps: list[Step]) -> list[Step]:
 
 
 def _count(steps: list[Step] | tuple[Step, ...]) -> str:
-    counted = Counter(step.node["resource_type"] for step in steps)
+    kinds = Counter(step.node["resource_type"] for step in steps)
     names = {"model": "model", "seed": "seed", "test": "rule", "unit_test": "unit test"}
-    return ", ".join(_many(counted[kind], name) for kind, name in names.items() if counted[kind])
-
-
-def _many(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+    return ", ".join(counted(kinds[kind], name) for kind, name in names.items() if kinds[kind])

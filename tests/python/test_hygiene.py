@@ -303,7 +303,9 @@ def test_a_kill_at_any_instant_leaves_the_table_as_it_is(tmp_path: Path) -> None
     for _ in range(12):
         ledger.batch(20)
         ledger.at += timedelta(days=1)
-    ledger.at = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=30)
+    period = (timedelta(days=30) / compaction.PERIODS).total_seconds()
+    # within one period of the retention, whatever the time is: the one before the current one
+    ledger.at = datetime.fromtimestamp((time.time() // period - 1) * period, UTC)
     for _ in range(10):
         ledger.batch(20)
     before = ledger.views(only="")

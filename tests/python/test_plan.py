@@ -1,12 +1,14 @@
 """A build of what has changed, by command, on a sample of the running example and on a generated project."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pytest
 from conftest import ROOT, Sandbox
 
 from hubspoke.manifest import Manifest
@@ -17,6 +19,13 @@ CLOCK = """models:
     columns: [{ name: read_at, data_type: timestamptz, description: UTC time of the build. }]
 """
 DEPARTMENTS = "models/marts/sales/mart_sales__departments"
+
+
+@pytest.fixture
+def settled(sandbox: Sandbox) -> Sandbox:
+    """A project that is built and released where it is: to a plan, a copy of one is a project that was moved."""
+    sandbox.run("hubspoke", "build")
+    return sandbox
 
 
 def plan(sandbox: Sandbox) -> dict[str, Any]:
@@ -38,77 +47,77 @@ def descendants(sandbox: Sandbox, names: set[str]) -> set[str]:
     }
 
 
-def test_nothing_changed_builds_nothing_writes_nothing_and_is_released_once(sandbox: Sandbox) -> None:
-    assert set(models(plan(sandbox), "unreleased")) == models(plan(sandbox))  # the fixture's store is away
-    first = sandbox.run("hubspoke", "build").stdout
+def test_nothing_changed_builds_nothing_writes_nothing_and_is_released_once(settled: Sandbox) -> None:
+    shutil.rmtree(settled.root / "warehouse/release")
+    assert set(models(plan(settled), "unreleased")) == models(plan(settled))
+    first = settled.run("hubspoke", "build").stdout
     assert "built      12 models in" in first
     assert "Released 1: 12 of 12 relations changed." in first
-    hub = sandbox.root / "warehouse/hub.duckdb"
+    hub = settled.root / "warehouse/hub.duckdb"
     before = hub.read_bytes()
-    again = sandbox.run("hubspoke", "build").stdout
+    again = settled.run("hubspoke", "build").stdout
     assert again.startswith("built      nothing: 66 models and 157 rules are as they were built")
     assert "Release 1 is still current." in again
-    assert sandbox.run("hubspoke", "plan").stdout.startswith("Nothing to build: 66 models and 157 rules are skipped")
-    assert plan(sandbox)["steps"] == []
-    sandbox.edit(f"{DEPARTMENTS}.sql", "with ", "-- by department\nwith  ")
-    sandbox.edit("macros/hub/store_local_time.sql", "{% macro", "{#- said otherwise -#}\n{% macro")
-    assert plan(sandbox)["steps"] == []
-    assert "built      nothing" in sandbox.run("hubspoke", "build").stdout
+    assert settled.run("hubspoke", "plan").stdout.startswith("Nothing to build: 66 models and 157 rules are skipped")
+    assert plan(settled)["steps"] == []
+    settled.edit(f"{DEPARTMENTS}.sql", "with ", "-- by department\nwith  ")
+    settled.edit("macros/hub/store_local_time.sql", "{% macro", "{#- said otherwise -#}\n{% macro")
+    assert plan(settled)["steps"] == []
+    assert "built      nothing" in settled.run("hubspoke", "build").stdout
     assert hub.read_bytes() == before
 
 
-def test_an_edit_is_judged_and_its_readers_are_named(sandbox: Sandbox) -> None:
-    sandbox.edit(
+def test_an_edit_is_judged_and_its_readers_are_named(settled: Sandbox) -> None:
+    settled.edit(
         f"{DEPARTMENTS}.sql",
         "sum(basket_lines.sales_amount) as decimal",
         "2 * sum(basket_lines.sales_amount) as decimal",
     )
-    found = plan(sandbox)
+    found = plan(settled)
     assert found["is_breaking"]
     assert models(found) == {"mart_sales__departments", "spoke_bi__departments"}
     assert models(found, "edited") == {"mart_sales__departments"}
-    text = sandbox.run("hubspoke", "plan", "--strict", check=False)
+    text = settled.run("hubspoke", "plan", "--strict", check=False)
     assert text.returncode == 1
     assert "breaking: computes otherwise" in text.stdout
     assert "felt by spoke_bi__departments of bi (sales_amount" in text.stdout
-    page = sandbox.run("hubspoke", "plan", "--markdown").stdout
+    page = settled.run("hubspoke", "plan", "--markdown").stdout
     assert "| `mart_sales__departments` | edited since it was built | breaking: " in page
 
 
-def test_new_data_builds_what_rests_on_it_and_gives_what_a_full_build_gives(sandbox: Sandbox) -> None:
-    file = sandbox.root / "exports/demographics.parquet"
+def test_new_data_builds_what_rests_on_it_and_gives_what_a_full_build_gives(settled: Sandbox) -> None:
+    file = settled.root / "exports/demographics.parquet"
     lines = f"select * replace ('Unknown' as marital_status) from '{file}'"
     duckdb.sql(f"copy ({lines}) to '{file}.new' (format parquet)")
     Path(f"{file}.new").replace(file)
-    sandbox.run("hubspoke", "ingest", "crm")
-    found = plan(sandbox)
-    assert models(found, "data") == models(found) == descendants(sandbox, {"demographics"})
+    settled.run("hubspoke", "ingest", "crm")
+    found = plan(settled)
+    assert models(found, "data") == models(found) == descendants(settled, {"demographics"})
     assert {because for step in found["steps"] for because in step["because"]} == {"crm.demographics"}
-    told = sandbox.run("hubspoke", "build").stdout
+    told = settled.run("hubspoke", "build").stdout
     assert f"skipped    {66 - len(models(found))} models" in told
     assert "Released 1" in told
-    assert plan(sandbox)["steps"] == []
-    full = sandbox.run("hubspoke", "build", "--full").stdout
+    assert plan(settled)["steps"] == []
+    full = settled.run("hubspoke", "build", "--full").stdout
     assert "Release 1 is still current: no relation changed." in full
 
 
-def test_what_failed_is_tried_again_and_what_looks_at_the_clock_is_built_again(sandbox: Sandbox) -> None:
-    sandbox.run("hubspoke", "build")
-    (sandbox.root / "models/hub/core/core_clock.sql").write_text("select now() as read_at\n")
-    about = sandbox.root / "models/hub/core/core_clock.yml"
+def test_what_failed_is_tried_again_and_what_looks_at_the_clock_is_built_again(settled: Sandbox) -> None:
+    (settled.root / "models/hub/core/core_clock.sql").write_text("select now() as read_at\n")
+    about = settled.root / "models/hub/core/core_clock.yml"
     about.write_text(CLOCK + "    data_tests: [{ row_count: { name: never, arguments: { max_value: 0 } } }]\n")
     for _ in range(2):
-        red = sandbox.run("hubspoke", "build", check=False)
+        red = settled.run("hubspoke", "build", check=False)
         assert red.returncode == 1
         assert "never" in red.stdout
     about.write_text(CLOCK)
-    found = plan(sandbox)
+    found = plan(settled)
     assert [(step["name"], step["why"], step["because"]) for step in found["steps"]] == [
         ("core_clock", "volatile", ["now"])
     ]
-    before = sandbox.query("select read_at from core.core_clock")
-    sandbox.run("hubspoke", "build")
-    assert sandbox.query("select read_at from core.core_clock") > before
+    before = settled.query("select read_at from core.core_clock")
+    settled.run("hubspoke", "build")
+    assert settled.query("select read_at from core.core_clock") > before
 
 
 def test_any_change_of_a_generated_project_builds_what_rests_on_it_and_nothing_else() -> None:
