@@ -125,15 +125,20 @@ def by_hand(table: str, action: str, rules: list[Rule]) -> dict[str, list[str]]:
         elif template == "relationships":
             broken.append(f"({column} not in (select household_id from core.households))")
     is_broken = " or ".join(broken)
+    hashes = f"select hash({key}) as h from {relation}"
+    in_order = f"select h, lag(h) over (order by h) as before from ({hashes})"
+    may_repeat = f"hash({key}) in (select h from ({in_order}) where h = before)"
     numbered = f"select row_number() over (partition by {key} order by {key}) as nth from {relation}"
     if action == "fail":
-        again = f"select count(*) - 1 as more from {relation} group by {key} having count(*) > 1"
-        more = f"(select coalesce(sum(more), 0) from ({again}))"
+        again = f"select count(*) - 1 as more from {relation} {{}} group by {key} having count(*) > 1"
+        more = f"(select coalesce(sum(more), 0) from ({again.format('')}))"
+        more_by_hash = f"(select coalesce(sum(more), 0) from ({again.format('where ' + may_repeat)}))"
         filtered = ", ".join(f"count(*) filter (where {sql})" for sql in broken)
         folded = ", ".join(f"count_if({sql})" for sql in broken)
         return {
             "count of bad rows": [f"select {filtered}, {more} from {relation} where {is_broken}"],
             "count_if": [f"select {folded}, {more} from {relation}"],
+            "hashes of the key first": [f"select {folded}, {more_by_hash} from {relation}"],
             "one a rule": [
                 *[f"select count(*) from {relation} where {sql}" for sql in broken],
                 f"select count(*) from ({numbered}) where nth > 1",
@@ -144,12 +149,17 @@ def by_hand(table: str, action: str, rules: list[Rule]) -> dict[str, list[str]]:
     named = ", ".join(f"{flag} as f{n}" for n, flag in enumerate(flags))
     counts = f"select {', '.join(f'coalesce(count_if(f{n}), 0)' for n in range(len(flags)))} from failing"
     any_flag = " or ".join(f"f{n}" for n in range(len(flags)))
-    repeated = f"({key}) in (select ({key}) from {relation} group by {key} having count(*) > 1)"
+    repeated = f"({key}) in (select ({key}) from {relation} {{}} group by {key} having count(*) > 1)"
+    rows = f"select rowid as row, {named} from {relation} where {is_broken} or {repeated}"
     create = "create or replace temp table failing as"
     keeping = f"select * from (select rowid as row, {nth} as nth from {relation}) where nth > 1"
     return {
         "first the rows": [
-            f"{create} select rowid as row, {named} from {relation} where {is_broken} or {repeated}",
+            f"{create} {rows.format('')}",
+            counts,
+        ],
+        "hashes of the key first": [
+            f"{create} {rows.format('where ' + may_repeat)}",
             counts,
         ],
         "flags at once": [

@@ -2,8 +2,7 @@
     at the end of the run (hubspoke/fingerprint.py); the release reads these notes to know what is out of date. -#}
 {% macro record_build() %}
     {%- if execute -%}
-        {#- a model that rules take rows out of is finished by its gate -#}
-        {{ _insert_build(model.unique_id, 'unfinished' if _takes_rows_out(_gate_rules()) else _state(), model.compiled_code or '') }}
+        {{ _insert_build(model.unique_id, 'unfinished' if _is_finished_by_gate() else _state(), model.compiled_code or '') }}
     {%- endif -%}
 {% endmacro %}
 
