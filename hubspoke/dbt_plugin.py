@@ -66,9 +66,9 @@ class Plugin(BasePlugin):
         def released(relation: str) -> str:
             return store.select(relation)
 
-        def fault(relation: str, expressions: str) -> str:
+        def fault(relation: str, selections: str) -> str:
             with conn.cursor() as cursor:
-                return json.dumps(first_fault(cursor, relation, json.loads(expressions)))
+                return json.dumps(first_fault(cursor, relation, json.loads(selections)))
 
         conn.create_function("hubspoke_fault", fault, ["VARCHAR", "VARCHAR"], "VARCHAR", side_effects=True)
         conn.create_function("hubspoke_released", released, ["VARCHAR"], "VARCHAR", side_effects=True)
@@ -82,20 +82,28 @@ class Plugin(BasePlugin):
         cursors[threading.get_ident()] = cursor
 
 
-def first_fault(cursor: duckdb.DuckDBPyConnection, relation: str, expressions: list[str]) -> dict[str, Any]:
+def first_fault(cursor: duckdb.DuckDBPyConnection, relation: str, selections: list[list[str]]) -> dict[str, Any]:
     """Find the first of some SQL expressions that the engine refuses over a relation, without running them.
 
+    Args:
+        cursor: A connection to the hub.
+        relation: What they are about.
+        selections: Lists of expressions; those of one list can stand in one select.
+
     Returns:
-        ``{"place": …, "error": …}``, the place counted from 0; nothing if there is none.
+        ``{"place": …, "error": …}``, the place among all, counted from 0; nothing if there is none.
     """
-    try:
-        cursor.execute(f"explain select {', '.join(expressions)} from {relation}")
-    except duckdb.Error:
-        for place, expression in enumerate(expressions):
-            try:
-                cursor.execute(f"explain select {expression} from {relation}")
-            except duckdb.Error as error:
-                return {"place": place, "error": f"{str(error).splitlines()[0]} in: {expression}"}
+    place = 0
+    for expressions in filter(None, selections):
+        try:
+            cursor.execute(f"explain select {', '.join(expressions)} from {relation}")
+        except duckdb.Error:
+            for further, expression in enumerate(expressions):
+                try:
+                    cursor.execute(f"explain select {expression} from {relation}")
+                except duckdb.Error as error:
+                    return {"place": place + further, "error": f"{str(error).splitlines()[0]} in: {expression}"}
+        place += len(expressions)
     return {}
 
 

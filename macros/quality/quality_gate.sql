@@ -79,21 +79,24 @@
     {{ return(_gate_tests() | selectattr('config.meta.on_failure', 'in', ['quarantine', 'drop']) | list | length > 0) }}
 {% endmacro %}
 
-{#- Stops with the rule's own name where the engine does not take what the analyst wrote as SQL. -#}
-{% macro _check_sql(rules) %}
-    {%- set expressions = [] -%}
-    {%- for rule in rules -%}
-        {%- do expressions.append(
-            _broken(rule) if rule.kind == 'row' else '(' ~ _in_rule(rule, context[rule.template ~ '__key'](rule)) ~ ')' if rule.kind == 'key'
-            else context[rule.template ~ '__observed'](rule) if not rule.where
-            else 'count(*) filter (where ' ~ rule.where ~ '), ' ~ context[rule.template ~ '__observed'](rule)
+{#- Stops with the rule's own name where the engine does not take what the analyst wrote as SQL; begins the gate's transaction. -#}
+{% macro _check_sql(row_rules, whole_rules) %}
+    {%- set of_rows, of_table = [], [] -%}{#- these cannot stand in one select -#}
+    {%- for rule in row_rules -%}
+        {%- do of_rows.append(
+            _broken(rule) if rule.kind == 'row' else '(' ~ _in_rule(rule, context[rule.template ~ '__key'](rule)) ~ ')'
         ) -%}
     {%- endfor -%}
-    {%- set fault = fromjson(run_query(
-        'select hubspoke_fault(' ~ _text(this) ~ ', ' ~ _text(tojson(expressions)) ~ ')'
-    ).rows[0][0]) -%}
+    {%- for rule in whole_rules -%}
+        {%- set observed = context[rule.template ~ '__observed'](rule) -%}
+        {%- do of_table.append('count(*) filter (where ' ~ rule.where ~ '), ' ~ observed if rule.where else observed) -%}
+    {%- endfor -%}
+    {%- call statement('fault', fetch_result=true, auto_begin=true) -%}
+        select hubspoke_fault({{ _text(this) }}, {{ _text(tojson([of_rows, of_table])) }})
+    {%- endcall -%}
+    {%- set fault = fromjson(load_result('fault').table.rows[0][0]) -%}
     {%- if fault -%}
-        {%- set rule = rules[fault.place] -%}
+        {%- set rule = (row_rules + whole_rules)[fault.place] -%}
         {%- do exceptions.raise_compiler_error(_where_is(graph.nodes[rule.id]) ~ rule.template ~ ': ' ~ fault.error) -%}
     {%- endif -%}
 {% endmacro %}
@@ -102,10 +105,7 @@
     {%- set row_rules = rules | selectattr('kind', 'in', ['row', 'key']) | list -%}
     {%- set whole_rules = rules | selectattr('kind', 'equalto', 'whole') | list -%}
     {%- set takes_rows_out = _takes_rows_out(rules) -%}
-    {#- rows and whole-table figures cannot stand in one select -#}
-    {%- if row_rules -%}{%- do _check_sql(row_rules) -%}{%- endif -%}
-    {%- if whole_rules -%}{%- do _check_sql(whole_rules) -%}{%- endif -%}
-    {%- call statement('gate_begin', auto_begin=true) -%} select 1 {%- endcall -%}
+    {%- do _check_sql(row_rules, whole_rules) -%}
     {%- set measured = namespace(rows=none, failed={}, observed={}) -%}
     {%- if row_rules -%}
         {#- which row of a key stays depends on the other rules, so where rows are taken out these are counted first -#}
