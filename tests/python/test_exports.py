@@ -273,6 +273,37 @@ def test_objects_that_cannot_be_read_are_rejected_and_the_others_land(shop: Shop
     assert [row[0] for row in shop.rejects()] == [2, 3, 5, 6, 8]
 
 
+@pytest.mark.parametrize(
+    ("written", "landed"),
+    [
+        ("5", 5),
+        ('"7"', 7),
+        ("-3.0", -3),
+        ("null", None),
+        ("9007199254740993", 2**53 + 1),  # no double
+        ("-9223372036854775808", -(2**63)),
+        ("9223372036854775808", "9223372036854775808 is not BIGINT"),
+        ("5.5", "5.5 is not BIGINT"),
+        ("1e400", "is not BIGINT"),
+        ("true", "true is not BIGINT"),
+        ('"x"', "x is not BIGINT"),
+    ],
+)
+@pytest.mark.parametrize("form", ["jsonl", "json"])
+def test_a_whole_number_in_json_is_the_one_that_was_written(
+    shop: Shop, form: str, written: str, landed: int | str | None
+) -> None:
+    shop.declare(f"file: lines.{form}")
+    objects = [f'{{"id": {number}, "name": "{number.strip(chr(34))}"}}' for number in ("1", written)]
+    shop.put(f"lines.{form}", "\n".join(objects) if form == "jsonl" else f"[{', '.join(objects)}]")
+    shop.ingest()
+    assert (shop.load.rows, shop.load.rejected) == ((1, 1) if isinstance(landed, str) else (2, 0))
+    if isinstance(landed, str):
+        assert landed in shop.rejects()[0][-1]
+    else:
+        assert set(shop.rows("id")) == {(1,), (landed,)}
+
+
 def test_limits_stop_a_load(shop: Shop) -> None:
     for limit, stops in [
         ("max_rejected: 1", True),
