@@ -1,8 +1,9 @@
 {#- Post-hook of every model, after its commit: measures all its rules, in one statement for those on rows and keys and one for those on
     the whole table, and takes out of the table what `on_failure: quarantine` or `drop` says, before anyone reads it.
 
-    Where rows are to be taken out, each key is grouped by once, and one more statement finds the rows, with a flag for each rule that any
-    row broke, and for no other: a hundred rules cost what the few do that are broken. Quarantined rows stay whole in quarantine.<model>, with every rule that they broke; dropped rows are counted.
+    Where rows are to be taken out, each key's repetitions are found once, and one more statement finds the rows, with a flag for each rule
+    that any row broke, and for no other: a hundred rules cost what the few do that are broken. Quarantined rows stay whole in
+    quarantine.<model>, with every rule that they broke; dropped rows are counted.
     quality.ledger holds for each model that takes rows out: rows_in = rows_out + rows_quarantined + rows_dropped.
     quality.measurements holds every rule's count, for the test nodes to take instead of a scan of their own.
 
@@ -158,7 +159,7 @@
 {%- endmacro %}
 
 {#- Keeps the keys that come more than once, and of each the row that stays, in a table that is from then on in `rule.repeated`; and counts
-    what fails. Grouping a table by its key is what costs most, and is done once. -#}
+    what fails. That is what costs most, and is done once. -#}
 {% macro _keep_repeated_keys(rule, faulty, measured) %}
     {%- set table = 'gate_repeated_' ~ local_md5(rule.id) -%}
     {%- set keys = _keys_and_first_rows(rule, faulty) if rule.arguments.get('keep_first_by') else _repeated_keys(rule, faulty) -%}
