@@ -32,6 +32,7 @@ from hubspoke.sources import read_sources
 REPEATS = {"transactions": 20, "promotions": 2}
 """The shorter a statement, the more does one run of it tell of the machine."""
 BUILDS = 4
+"""Builds of the example with the gate, and as many without."""
 MEMORY_LIMIT = "1500MB"
 COUNTS = "as rows_tested"
 KEY_COUNTS = "from gate_repeated"
@@ -132,15 +133,17 @@ def by_hand(table: str, action: str, rules: list[Rule]) -> dict[str, list[str]]:
     may_repeat = f"hash({key}) in (select h from ({in_order}) where h = before)"
     numbered = f"select row_number() over (partition by {key} order by {key}) as nth from {relation}"
     if action == "fail":
-        again = f"select count(*) - 1 as more from {relation} {{}} group by {key} having count(*) > 1"
-        more = f"(select coalesce(sum(more), 0) from ({again.format('')}))"
-        more_by_hash = f"(select coalesce(sum(more), 0) from ({again.format('where ' + may_repeat)}))"
+
+        def more(where: str = "true") -> str:
+            again = f"select count(*) - 1 as more from {relation} where {where} group by {key} having count(*) > 1"
+            return f"(select coalesce(sum(more), 0) from ({again}))"
+
         filtered = ", ".join(f"count(*) filter (where {sql})" for sql in broken)
         folded = ", ".join(f"count_if({sql})" for sql in broken)
         return {
-            "count of bad rows": [f"select {filtered}, {more} from {relation} where {is_broken}"],
-            "count_if": [f"select {folded}, {more} from {relation}"],
-            "hashes of the key first": [f"select {folded}, {more_by_hash} from {relation}"],
+            "count of bad rows": [f"select {filtered}, {more()} from {relation} where {is_broken}"],
+            "count_if": [f"select {folded}, {more()} from {relation}"],
+            "hashes of the key first": [f"select {folded}, {more(may_repeat)} from {relation}"],
             "one a rule": [
                 *[f"select count(*) from {relation} where {sql}" for sql in broken],
                 f"select count(*) from ({numbered}) where nth > 1",
@@ -151,19 +154,16 @@ def by_hand(table: str, action: str, rules: list[Rule]) -> dict[str, list[str]]:
     named = ", ".join(f"{flag} as f{n}" for n, flag in enumerate(flags))
     counts = f"select {', '.join(f'coalesce(count_if(f{n}), 0)' for n in range(len(flags)))} from failing"
     any_flag = " or ".join(f"f{n}" for n in range(len(flags)))
-    repeated = f"({key}) in (select ({key}) from {relation} {{}} group by {key} having count(*) > 1)"
-    rows = f"select rowid as row, {named} from {relation} where {is_broken} or {repeated}"
     create = "create or replace temp table failing as"
+
+    def keep_failing(where: str = "true") -> str:
+        repeated = f"({key}) in (select ({key}) from {relation} where {where} group by {key} having count(*) > 1)"
+        return f"{create} select rowid as row, {named} from {relation} where {is_broken} or {repeated}"
+
     keeping = f"select * from (select rowid as row, {nth} as nth from {relation}) where nth > 1"
     return {
-        "first the rows": [
-            f"{create} {rows.format('')}",
-            counts,
-        ],
-        "hashes of the key first": [
-            f"{create} {rows.format('where ' + may_repeat)}",
-            counts,
-        ],
+        "first the rows": [keep_failing(), counts],
+        "hashes of the key first": [keep_failing(may_repeat), counts],
         "flags at once": [
             f"{create} select * from (select rowid as row, {named} from {relation}) where {any_flag}",
             counts,

@@ -58,10 +58,7 @@ def strict(column: str, data_type: str) -> str:
     """Return SQL that reads a text column as a type, and ends the statement where that is not possible."""
     if data_type in AS_READ:
         return identifier(column)
-    refusal = (
-        f"case when {identifier(column)} is not null then cast(error('a value is not {data_type}') as {data_type}) end"
-    )
-    return f"coalesce({lenient(column, data_type)}, {refusal})"
+    return f"coalesce({lenient(column, data_type)}, {_refusal(column, data_type)})"
 
 
 def strict_from_number(column: str, data_type: str) -> str:
@@ -73,5 +70,11 @@ def strict_from_number(column: str, data_type: str) -> str:
         return strict(column, data_type)
     number = identifier(column)
     is_exact = f"{number} = trunc({number}) and {number} between -{EXACT - 1} and {EXACT - 1}"
-    refusal = f"case when {number} is not null then cast(error('a value is not {data_type}') as {data_type}) end"
-    return f"case when {is_exact} then cast({number} as {data_type}) else {refusal} end"
+    return f"case when {is_exact} then cast({number} as {data_type}) else {_refusal(column, data_type)} end"
+
+
+def _refusal(column: str, data_type: str) -> str:
+    """Return SQL that ends the statement for any value; a null stays one."""
+    return (
+        f"case when {identifier(column)} is not null then cast(error('a value is not {data_type}') as {data_type}) end"
+    )
