@@ -144,7 +144,7 @@ def _run_dbt(project: Project, watch: Watch, selection: list[str]) -> Any:
 
     os.chdir(project.root)  # where dbt looks for its project and its profile
     try:
-        # plain dbt makes events of every statement, a sixth of a build, and writes them to dbt.log, a tenth more
+        # plain dbt makes events of every statement, a seventh of a build, and writes them to dbt.log, a tenth more
         with without_debug_events(WATCHED):
             return dbtRunner(callbacks=[watch]).invoke(
                 ["build", "--log-level", "none", "--log-level-file", "info", *selection]

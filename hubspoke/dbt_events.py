@@ -1,7 +1,7 @@
 """dbt's events, made only where somebody reads them.
 
 dbt makes a message of every event, two or three for each statement, and only then asks whether a log or a callback
-takes it. In a build whose logs begin at ``info`` that is a sixth of the time, for messages that nobody sees.
+takes it. In a build whose logs begin at ``info`` that is a seventh of the time, for messages that nobody sees.
 """
 
 from collections.abc import Iterator
