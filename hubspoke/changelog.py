@@ -10,9 +10,9 @@ the new one, so what was before may stand under another key: a row and those tha
 """
 
 from collections.abc import Iterable
-from pathlib import Path
+from dataclasses import dataclass
 
-from hubspoke.landing import Content, LandingZone, Load
+from hubspoke.landing import Content, LandingZone, Load, sequence_of
 from hubspoke.sql import identifier, quoted
 
 AUDIT = {
@@ -30,6 +30,34 @@ LOADED = ("_load_id", "_loaded_at")
 
 SEQUENCE = "cast(split_part(_load_id, '-', 1) as bigint) * 1099511627776 + _change_number"
 """Order of all changes of a table: by load, then by number."""
+
+
+@dataclass(frozen=True)
+class News:
+    """What was landed since a load.
+
+    Attributes:
+        relation: SQL of a relation of the changes, with all of the table's columns.
+        key: The table's key, quoted; of a table without one, rows only ever come.
+    """
+
+    relation: str
+    key: tuple[str, ...]
+
+
+def changes_since(zone: LandingZone, source: str, table: str, load_id: str) -> News | None:
+    """Find the changes of a table that were landed after a load; None if the table may be another altogether."""
+    content = zone.content(source, table, zone.reached(source))
+    if content is None or not content.newest.columns:
+        return None
+    before = sequence_of(load_id)
+    loads = [*([content.whole] if content.whole else []), *content.changes]
+    new = [load for load in loads if load.sequence > before]
+    # one that stands for others may hold what was there before
+    if not before or any(load.kind == "whole" or load.first <= before for load in new):
+        return None
+    views = Views(zone, source, table, content)
+    return News(views.changes_in(new), tuple(identifier(name) for name in content.newest.key))
 
 
 def table_views(zone: LandingZone, source: str, table: str, content: Content) -> dict[str, str]:
@@ -54,9 +82,10 @@ class Views:
         self._newest = content.newest
         self._columns = [identifier(name) for name in self._newest.columns]
         self._key = [identifier(name) for name in self._newest.key]
-        files = {load.load_id: zone.files(source, table, load) for load in [content.whole, *content.changes] if load}
-        self._whole = self._read([content.whole], files, ()) if content.whole else ""
-        self._changes = self._read(content.changes, files, AUDIT)
+        loads = [content.whole, *content.changes]
+        self._files = {load.load_id: zone.files(source, table, load) for load in loads if load}
+        self._whole = self._read([content.whole], ()) if content.whole else ""
+        self._changes = self._read(content.changes, AUDIT)
         unchanged = {identifier(name) for load in content.changes for name in load.unchanged}
         self._unchanged = [column for column in self._columns if column in unchanged]
         self.current = self._current() if content.changes else f"select {self._listed()} from {self._whole}"
@@ -66,9 +95,13 @@ class Views:
     def _listed(self) -> str:
         return ", ".join([*self._columns, *LOADED])
 
-    def _read(self, loads: list[Load], files: dict[str, list[Path]], audit: Iterable[str]) -> str:
+    def changes_in(self, loads: list[Load]) -> str:
+        """Return a relation of the changes in some of the table's loads."""
+        return self._read(loads, AUDIT)
+
+    def _read(self, loads: list[Load], audit: Iterable[str]) -> str:
         """Return a relation of some loads, with all of the table's columns in their types."""
-        paths = [f"'{quoted(path)}'" for load in loads for path in files[load.load_id]]
+        paths = [f"'{quoted(path)}'" for load in loads for path in self._files[load.load_id]]
         known = {name for load in loads for name in load.columns}
         values = [
             f"cast({identifier(name) if name in known else 'null'} as {data_type}) as {identifier(name)}"

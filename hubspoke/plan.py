@@ -40,6 +40,10 @@ WORDS: dict[Why, str] = {
 """Why something is built, the first that holds; in the order in which a plan lists them."""
 
 
+IN_PLACE = "is asked where it is, at every build"
+"""What stands for the version of a source of which nobody tells whether it has changed."""
+
+
 @dataclass(frozen=True)
 class Step:
     """Something that a build has to do.
@@ -80,12 +84,16 @@ class Plan:
         steps: Models and seeds in the order in which they are built, then tests.
         removed: Models and seeds that the hub still holds and the project does not know any more.
         goal: What the build is to arrive at, as one hash: another once something is edited or has landed.
+        definitions: Fingerprint of each model, seed and test.
+        loads: Version of each source.
     """
 
     manifest: Manifest
     steps: tuple[Step, ...]
     removed: tuple[str, ...]
     goal: str
+    definitions: dict[str, str]
+    loads: Versions
 
     @cached_property
     def built(self) -> list[Step]:
@@ -154,7 +162,7 @@ def make(project: Project) -> Plan:
     goal = hashlib.sha256(json.dumps([definitions, loads], sort_keys=True).encode()).hexdigest()
     known = {**manifest.nodes, **manifest.sources}
     removed = [node_id for node_id in builds if node_id not in known and node_id.startswith(("model.", "seed."))]
-    return Plan(manifest, tuple(steps), tuple(sorted(removed)), goal)
+    return Plan(manifest, tuple(steps), tuple(sorted(removed)), goal, definitions, loads)
 
 
 def compare(
@@ -212,7 +220,9 @@ def compare(
             steps[node_id] = Step(node, "failed")
     for test_id, tested in manifest.tested.items():
         test, result = manifest.get(test_id), results.get(test_id)
-        above = [node_id for node_id in tested if node_id in differs or node_id in steps]
+        # a unit test brings rows of its own: it asks for the model's definition alone
+        data = [] if test_id in manifest.unit_tests else tested
+        above = [node_id for node_id in data if node_id in differs or node_id in steps]
         if result is None:
             steps[test_id] = Step(test, "added")
         elif result.fingerprint != definitions[test_id]:
@@ -224,7 +234,7 @@ def compare(
         elif (
             above
             or result.version != judged(manifest, test_id, definitions, now)
-            or is_older(result.number, tested, builds)
+            or is_older(result.number, data, builds)
         ):
             is_data = bool(above) and all(_is_new_data(node_id, steps) for node_id in above)
             steps[test_id] = Step(test, "data" if is_data else "ancestor", _causes(manifest, above, steps))
@@ -240,7 +250,7 @@ def current_loads(project: Project, manifest: Manifest) -> Versions:
     for table in read_sources(project.root):
         node_id = node_ids.get(table.name, "")
         if not table.is_landed:
-            found[node_id] = "is asked where it is, at every build"
+            found[node_id] = IN_PLACE
         else:
             newest = zone.current(table.source, table.table)
             found[node_id] = newest.load_id if newest else ""

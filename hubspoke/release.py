@@ -373,7 +373,37 @@ def release_run(
     began = premises or Premises.read(project)
     expected = fingerprints(manifest, began.variables, began.exceptions)
     ran = fingerprints(manifest, began.variables | given_variables, began.exceptions) if given_variables else expected
-    _note(hub, manifest, run_id, ran)
+    return release_hub(project, hub, manifest, run_id, expected, ran)
+
+
+def release_hub(
+    project: Project,
+    hub: duckdb.DuckDBPyConnection,
+    manifest: Manifest,
+    run_id: str,
+    expected: dict[str, str],
+    ran: dict[str, str] | None = None,
+) -> str:
+    """Note what a run made of what, and release what it left in the hub, if that may be released.
+
+    Args:
+        project: The project.
+        hub: A connection to the hub on which nothing is open.
+        manifest: The project as it was when the run began.
+        run_id: The run's name in ``runs.builds`` and ``runs.results``.
+        expected: Fingerprint of each model, seed and test.
+        ran: Those that the run had, if it was given variables of its own.
+
+    Returns:
+        See ``release_run``.
+
+    Raises:
+        HubspokeError: See ``release_run``.
+    """
+    store = ReleaseStore(project.release)
+    current = store.current()
+    readers_see = f"readers keep release {current.number}" if current else "there is no release yet"
+    _note(hub, manifest, run_id, ran or expected)
     if not manifest.spokes:
         return "Not released: models/spokes/ holds no model, so nobody has ordered anything."
     builds, results = last_builds(hub), last_results(hub)

@@ -132,6 +132,7 @@
             {%- do measured.observed.update({rule.id: figures['observed_' ~ loop.index]}) -%}
         {%- endfor -%}
     {%- endif -%}
+    {%- do _note_rules(row_rules, whole_rules) -%}
     {%- do run_statement('delete from quality.measurements where model = ' ~ _text(model.name) ~ ';' ~ _insert_measurements(rules, measured)) -%}
     {%- do adapter.commit() -%}
 {% endmacro %}
@@ -340,6 +341,24 @@
         {{ _unfit(rule, 'observed_' ~ loop.index) }} as unfit_{{ loop.index }}
         {%- endfor %}
     from figures
+{% endmacro %}
+
+{#- Notes the SQL of every rule, for new data to be measured without dbt (hubspoke/refresh.py). -#}
+{% macro _note_rules(row_rules, whole_rules) %}
+    {%- set noted = [] -%}
+    {%- for rule in row_rules + whole_rules -%}
+        {%- set key = context[rule.template ~ '__key'](rule) if rule.kind == 'key' else [] -%}
+        {%- do noted.append({
+            'test_id': rule.id, 'definition': rule.definition, 'kind': rule.kind, 'others': rule.other is not none, 'key': key,
+            'sql': _broken(rule) if rule.kind == 'row' else _in_rule(rule, key) if rule.kind == 'key' else _figures([rule]),
+            'max_failed_share': rule.max_failed_share,
+            'is_reported': rule.on_failure in ['warn', 'fail'] or rule.has_threshold
+        }) -%}
+    {%- endfor -%}
+    {%- do run_statement(
+        'delete from quality.gates where node_id = ' ~ _text(model.unique_id) ~ '; insert into quality.gates values ('
+        ~ _text(model.unique_id) ~ ', ' ~ _text(tojson(noted)) ~ ')'
+    ) -%}
 {% endmacro %}
 
 {#- failures is what the test node is to report: nothing up to max_failed_share, and for rows that the gate took out only where a threshold

@@ -6,7 +6,7 @@
             {%- set node, failures = result.node, result.failures if result.failures is not none else 'null' -%}
             {%- do rows.append(
                 "(nextval('runs.build_number'), " ~ _text(invocation_id) ~ ', ' ~ _text(node.unique_id) ~ ', ' ~ _text(result.status) ~ ', null, '
-                ~ failures ~ ', ' ~ result.execution_time ~ ', now(), null)'
+                ~ failures ~ ', ' ~ result.execution_time ~ ', now(), null, ' ~ (_text(_query_of(node)) if _query_of(node) else 'null') ~ ')'
             ) -%}
             {%- if node.resource_type == 'test' -%}
                 {%- set about = graph.nodes.get(node.attached_node) -%}
@@ -40,6 +40,11 @@
             {%- do log(answer.outcome, info=true) -%}
         {%- endif -%}
     {%- endif -%}
+{% endmacro %}
+
+{#- What a data test ran to count by itself; nothing where the gate had counted. -#}
+{% macro _query_of(node) %}
+    {{ return(node.compiled_code if node.resource_type == 'test' and _counted_by_gate() not in (node.compiled_code or '') else none) }}
 {% endmacro %}
 
 {#- A rule's result, with what the gate measured of it where it did. -#}

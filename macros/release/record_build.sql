@@ -33,10 +33,11 @@
     )') -%}
     {%- do run_statement('create table if not exists runs.results (
         build_number bigint, run_id varchar, node_id varchar, status varchar, fingerprint varchar, failures bigint,
-        seconds double, recorded_at timestamptz, version varchar
+        seconds double, recorded_at timestamptz, version varchar, compiled_sql varchar
     )') -%}
-    {%- for table in ['builds', 'results'] -%}{#- of a hub that was made before there were versions -#}
-        {%- do run_statement('alter table runs.' ~ table ~ ' add column if not exists version varchar') -%}
+    {%- for column in ['builds add column if not exists version varchar', 'results add column if not exists version varchar',
+        'results add column if not exists compiled_sql varchar'] -%}{#- of a hub that was made before there were these -#}
+        {%- do run_statement('alter table runs.' ~ column) -%}
     {%- endfor -%}
     {%- do run_statement('create schema if not exists quality') -%}
     {%- do run_statement('create schema if not exists quarantine') -%}
@@ -44,6 +45,7 @@
         build_number bigint, run_id varchar, model varchar, test_id varchar, definition varchar, rows_tested bigint,
         rows_failed bigint, failures bigint, observed varchar, measured_at timestamptz
     )') -%}
+    {%- do run_statement('create table if not exists quality.gates (node_id varchar, rules varchar)') -%}
     {%- do run_statement('create table if not exists quality.results (
         run_id varchar, model varchar, rule varchar, template varchar, on_failure varchar, status varchar, rows_tested bigint,
         rows_failed bigint, observed varchar, recorded_at timestamptz
