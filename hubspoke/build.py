@@ -24,9 +24,10 @@ from hubspoke.dbt_events import without_debug_events
 from hubspoke.errors import HubspokeError
 from hubspoke.landing import LandingZone
 from hubspoke.manifest import close_hub
-from hubspoke.plan import Plan, counted, make
+from hubspoke.plan import Plan, Step, counted, make
 from hubspoke.project import Project
 from hubspoke.quality import held_back, open_hub, scans
+from hubspoke.refresh import NotRefreshable, Refreshed, refresh
 from hubspoke.release import ReleaseStore
 from hubspoke.sources import read_sources
 
@@ -47,6 +48,7 @@ class Watch:
         failed: Nodes that failed.
         warned: Nodes that warned.
         outcome: The release macro's sentence.
+        reason: Why new data alone is left to dbt.
         invocation_id: dbt's name for the run.
     """
 
@@ -58,6 +60,7 @@ class Watch:
     warned: int = 0
     running: dict[int, str] = field(default_factory=dict)
     outcome: str = ""
+    reason: str = ""
     invocation_id: str = ""
 
     @property
@@ -120,10 +123,14 @@ def build(project: Project, select: tuple[str, ...], is_full: bool, console: Con
     started = time.monotonic()
     with _display(watch, console):
         plan = None if select or is_full or not project.hub.is_file() else make(project)
-        if plan is None or plan.steps:
+        refreshed = _refresh(project, plan, watch) if plan and plan.steps else None
+        if not refreshed and (plan is None or plan.steps):
             result = _run_dbt(project, watch, ["--select", *select] if select else plan.selectors if plan else [])
     if plan and not plan.steps:
         _tell_that_nothing_changed(project, plan, console)
+        return True
+    if plan and refreshed:
+        _tell_of_refresh(project, plan, refreshed, time.monotonic() - started, console)
         return True
     for line in watch.problems:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -136,6 +143,26 @@ def build(project: Project, select: tuple[str, ...], is_full: bool, console: Con
     if watch.ended["model"] or plan:
         _summarise(project, watch, plan, time.monotonic() - started, console)
     return bool(result.success)
+
+
+def _refresh(project: Project, plan: Plan, watch: Watch) -> Refreshed | None:
+    """Do it without dbt, if it can be."""
+    watch.total = len(plan.steps)
+
+    def tell(step: Step) -> None:
+        watch.ended[str(step.node["resource_type"])] += 1
+        watch.running[threading.get_ident()] = step.node["name"]
+
+    try:
+        return refresh(project, plan, tell)
+    except NotRefreshable as reason:
+        if all(step.why == "data" for step in plan.built):
+            watch.reason = str(reason)
+        return None
+    finally:
+        watch.running.clear()
+        watch.ended.clear()
+        watch.total = 0
 
 
 def _run_dbt(project: Project, watch: Watch, selection: list[str]) -> Any:
@@ -175,6 +202,30 @@ def _tell_that_nothing_changed(project: Project, plan: Plan, console: Console) -
         else "There is none: nobody orders anything.",
     }
     _print_lines(lines | _named(postgres.outcome(project, plan.manifest).splitlines()), console)
+
+
+def _tell_of_refresh(project: Project, plan: Plan, refreshed: Refreshed, seconds: float, console: Console) -> None:
+    for name in refreshed.warned:
+        console.print(f"warn: {name}", markup=False, highlight=False, soft_wrap=True)
+    by_change, again = len(refreshed.by_change), len(refreshed.again)
+    same = f"{len(plan.built) - by_change - again} as they were"
+    released, *further = refreshed.outcome.splitlines() or [""]
+    lines = {
+        "landed": _landed(project),
+        "refreshed": f"{counted(by_change, 'model')} by change, {again} again, {same}, in {seconds:.0f} s",
+        "checked": f"{counted(refreshed.rules, 'rule')}: 0 failed, {len(refreshed.warned)} warned",
+        "skipped": f"{plan.skipped_in_words}: unchanged, and so is what they read",
+        "release": released,
+        **_named(further),
+    }
+    _print_lines({name: text for name, text in lines.items() if text}, console)
+
+
+def _landed(project: Project) -> str:
+    zone = LandingZone(project.landing)
+    loads = [zone.current(table.source, table.table) for table in read_sources(project.root)]
+    landed = [load for load in loads if load]
+    return f"{sum(load.rows for load in landed):,} rows in {len(landed)} tables"
 
 
 def _named(lines: list[str]) -> dict[str, str]:
@@ -239,9 +290,6 @@ def _share_done(cursor: duckdb.DuckDBPyConnection | None) -> float:
 
 
 def _summarise(project: Project, watch: Watch, plan: Plan | None, seconds: float, console: Console) -> None:
-    zone = LandingZone(project.landing)
-    loads = [zone.current(table.source, table.table) for table in read_sources(project.root)]
-    landed = [load for load in loads if load]
     with open_hub(project) as hub:
         quarantined, dropped = held_back(hub)
         scanned = scans(hub, watch.invocation_id)
@@ -253,8 +301,9 @@ def _summarise(project: Project, watch: Watch, plan: Plan | None, seconds: float
     skipped = plan.skipped_in_words if plan else ""
     released, *further = watch.outcome.splitlines() or [""]
     lines = {
-        "landed": f"{sum(load.rows for load in landed):,} rows in {len(landed)} tables",
+        "landed": _landed(project),
         "built": f"{counted(watch.done['model'], 'model')} in {seconds:.0f} s",
+        **({"by dbt": watch.reason} if watch.reason else {}),
         "checked": f"{counted(watch.done['test'], 'rule')} in {counted(scanned, 'scan')} "
         f"and {counted(watch.done['unit_test'], 'unit test')}: "
         f"{watch.failed} failed, {watch.warned} warned",

@@ -1,14 +1,25 @@
 """dbt's manifest, as far as the house rules need it."""
 
+import hashlib
+import importlib.metadata
 import json
 import os
-from functools import cached_property
+import re
+import shutil
+import sys
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from hubspoke.errors import HubspokeError
+from hubspoke.files import UNFINISHED, commit_folder
 
 Node = dict[str, Any]
+
+LARGE = 1 << 20
+"""Bytes: of a larger seed dbt does not read the content when it parses."""
 
 
 class Manifest:
@@ -181,13 +192,57 @@ def takes_rows_out(test: Node) -> bool:
 
 
 def parse_project(root: Path) -> Manifest:
-    """Have dbt parse the project at ``root``.
+    """Have dbt parse the project at ``root``, if anything that dbt would read is another than when it did so last.
 
     Raises:
         HubspokeError: dbt could not; its own message is passed on.
     """
-    _run_dbt(root, "parse")
-    return Manifest.read(root)
+    parsed, found = root / "target" / "parsed", content_of(root)
+    folder = parsed / found
+    if not folder.is_dir():
+        _run_dbt(root, "parse")
+        manifest = (root / "target" / "manifest.json").read_text()
+        if content_of(root) != found:
+            return Manifest(json.loads(manifest))
+        shutil.rmtree(parsed, ignore_errors=True)
+        unfinished = folder.with_name(folder.name + UNFINISHED)
+        unfinished.mkdir(parents=True)
+        # dbt's other commands write more into theirs
+        (unfinished / "manifest.json").write_text(manifest)
+        commit_folder(unfinished, folder)
+    return _read(folder / "manifest.json")
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path) -> Manifest:
+    """Read a manifest that never changes; the same object each time, so that what was worked out of it is known."""
+    return Manifest(json.loads(path.read_text()))
+
+
+def content_of(root: Path) -> str:
+    """Return a hash of all that dbt's parse reads: files, the variables of the environment that they name, versions."""
+    project = yaml.safe_load((root / "dbt_project.yml").read_text())
+    kinds = ("model", "macro", "seed", "test", "analysis", "snapshot", "docs", "asset", "function")
+    folders = {folder for kind in kinds for folder in project.get(f"{kind}-paths") or [f"{kind}s"]}
+    folders |= {"profiles", project.get("packages-install-path") or "dbt_packages"}
+    files = [
+        *root.glob("*.yml"),
+        *(file for folder in folders for file in (root / folder).rglob("*") if file.is_file()),
+    ]
+    profiles = os.environ.get("DBT_PROFILES_DIR")
+    files += Path(profiles).glob("profiles.yml") if profiles else []
+    content = hashlib.sha256()
+    names: set[str] = {name for name in os.environ if name.startswith("DBT_")}
+    for file in sorted(files):
+        if "__pycache__" in file.parts:
+            continue
+        text = file.read_bytes() if file.stat().st_size < LARGE else str(file.stat().st_size).encode()
+        names.update(name.decode() for name in re.findall(rb"env_var\(\s*['\"](\w+)", text))
+        content.update(f"{file}\0{len(text)}\0".encode() + text)
+    said = {name: os.environ.get(name) for name in sorted(names)}
+    versions = [importlib.metadata.version(name) for name in ("dbt-core", "dbt-duckdb", "hubspoke")]
+    content.update(json.dumps([said, versions, sys.version]).encode())
+    return content.hexdigest()
 
 
 def compile_project(root: Path, select: str = "") -> dict[str, str]:

@@ -9,9 +9,11 @@ does the work and tells of it.
 """
 
 import json
+import os
 import time
 import uuid
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,12 +75,13 @@ class Refreshed:
     outcome: str = ""
 
 
-def refresh(project: Project, plan: Plan) -> Refreshed:
+def refresh(project: Project, plan: Plan, tell: Callable[[Step], None]) -> Refreshed:
     """Do what a plan says, and release.
 
     Args:
         project: The project; nobody else has the hub open.
         plan: What is to be done.
+        tell: Is told of each step before it is done.
 
     Raises:
         NotRefreshable: It is not all new data, or a rule failed; the hub is as it was.
@@ -89,7 +92,7 @@ def refresh(project: Project, plan: Plan) -> Refreshed:
         refreshed = Refreshed()
         try:
             with _transaction(hub):
-                _Run(project, plan, hub, refreshed).run()
+                _Run(project, plan, hub, refreshed).run(tell)
         except duckdb.Error as error:
             raise NotRefreshable(str(error)) from error
         refreshed.outcome = release_hub(project, hub, plan.manifest, refreshed.run_id, plan.definitions)
@@ -141,9 +144,17 @@ def _open(project: Project) -> duckdb.DuckDBPyConnection:
     """Open the hub as dbt would, with all that the profile says."""
     # slow to import (1 s)
     from dbt.adapters.duckdb.environments import Environment
+    from dbt.cli.resolvers import default_profiles_dir
     from dbt.config.runtime import load_profile
+    from dbt.flags import set_from_args
+    from dbt_common.context import set_invocation_context
 
-    credentials: Any = load_profile(str(project.root), {}).credentials
+    os.chdir(project.root)  # where dbt looks for its profile, and what paths in it are relative to
+    set_invocation_context(os.environ)
+    said = os.environ.get
+    set_from_args(Namespace(PROFILES_DIR=said("DBT_PROFILES_DIR") or default_profiles_dir()), None)
+    profile = load_profile(str(project.root), {}, said("DBT_PROFILE"), said("DBT_TARGET"))
+    credentials: Any = profile.credentials
     connection: duckdb.DuckDBPyConnection = Environment.initialize_db(credentials)
     Environment.initialize_cursor(credentials, connection)
     return connection
@@ -190,16 +201,18 @@ class _Run:
         self._measured: dict[str, tuple[str, int]] = {}
         self._queries: dict[str, str | None] = {}
 
-    def run(self) -> None:
-        """Do all of it."""
+    def run(self, tell: Callable[[Step], None]) -> None:
+        """Do all of it, and tell of each step."""
         self._pin()
         self._read_rules()
         for step in self._plan.built:
             begun = time.monotonic()
+            tell(step)
             if not is_view(step.node):
                 self._bring_up_to_date(step.node)
             self._note_build(step.node, time.monotonic() - begun)
         for step in self._plan.tested:
+            tell(step)
             self._judge(step)
 
     # --- sources
@@ -293,7 +306,7 @@ class _Run:
         keys = self._keep(maintenance.touched(felt))
         stale = self._keep(f"select _rows.* from {relation} as _rows semi join {maintenance.matches(keys, '_rows')}")
         touched, whole = self._count(f"from {stale}"), self._count(f"from {relation}")
-        if touched > 1000 and touched > WORTHWHILE_SHARE * whole:
+        if touched > WORTHWHILE_SHARE * whole:
             raise NotMaintainable(f"{100 * touched // whole} % of its rows are touched")
         fresh = self._filled_like(relation, maintenance.recomputed(keys, {leaf: changes[leaf] for leaf in felt}))
         change = self._compared(stale, fresh)
@@ -400,6 +413,8 @@ class _Run:
         if status == "warn":
             self._done.warned.append(test["name"])
         self._done.rules += 1
+        if query is not None and status == "pass":
+            failed = 0  # as dbt tells of it
         self._note_test(test, status, 0 if status == "pass" else reported, query, time.monotonic() - begun)
         self._note_rule(test, status, rows_tested, failed, observed)
 

@@ -60,7 +60,7 @@ def due(
 ) -> bool:
     project = manifest()
     steps = tuple(Step(one, why) for one in project.models)
-    plan = Plan(project, steps, (), goal="")
+    plan = Plan(project, steps, (), "", {}, {})
     landed = {f"source.{name}": NOON - age for name, age in waiting.items()}
     return judge(plan, landed, Known(build), set(away), NOON).is_due
 

@@ -1,0 +1,150 @@
+"""New data without dbt: what a build by change leaves, on a sample whose tills send new and corrected lines."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+from conftest import BIN, ROOT, Sandbox
+
+from hubspoke.errors import HubspokeError
+from hubspoke.manifest import content_of, parse_project
+
+SOURCES = "models/hub/staging/pos/_pos__sources.yml"
+BY_CHANGE = (
+    "            files: transactions*.parquet\n            load: append\n            key: [basket_id, product_id]\n"
+)
+
+
+@pytest.fixture(scope="module")
+def tills(built: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
+    """A sample project, built and released, to which the tills send what is new and what is corrected."""
+    target = tmp_path_factory.mktemp("tills") / "project"
+    not_released = {str(built.root / "warehouse"): {"release", "tmp"}}
+    shutil.copytree(built.root, target, symlinks=True, ignore=lambda folder, _: not_released.get(folder, set()))
+    project = Sandbox(target)
+    project.edit(SOURCES, "            file: transactions.parquet\n", BY_CHANGE)
+    project.run("hubspoke", "ingest", "pos")
+    project.run("hubspoke", "build")
+    return project
+
+
+def send(tills: Sandbox, lines: str) -> None:
+    """Have the tills send some lines, made of those that they have sent; land them."""
+    folder = tills.root / "exports"
+    number = len(list(folder.glob("transactions*.parquet")))
+    file = folder / f"transactions-{number}.parquet"
+    rows = lines.format(all=f"'{folder}/transactions.parquet'")
+    duckdb.sql(f"copy ({rows}) to '{file}.new' (format parquet)")
+    Path(f"{file}.new").replace(file)
+    tills.run("hubspoke", "ingest", "pos")
+
+
+def tables(project: Sandbox) -> dict[str, list[tuple]]:
+    """All rows of every table of the hub, but for what it notes of itself."""
+    found = project.query(
+        "select schema_name || '.' || table_name from duckdb_tables() "
+        "where schema_name not in ('runs', 'quality', 'quarantine') order by all"
+    )
+    return {name: project.query(f"from {name} order by all") for (name,) in found}
+
+
+def refreshed(told: str) -> str:
+    """The line that says what was done without dbt."""
+    return next((line for line in told.splitlines() if line.startswith("refreshed")), "")
+
+
+LAST_RESULTS = """
+    select model, rule, rows_tested, rows_failed from quality.results
+    qualify row_number() over (partition by model, rule order by recorded_at desc) = 1
+    order by all
+"""
+NEW_LINES = "select * replace (basket_id + 10 as basket_id) from {all} where basket_id % 50 = 3"
+CORRECTED = "select * replace (sales_value + 1 as sales_value) from {all} where basket_id % 50 = 4"
+LATE = "select * replace (transaction_timestamp - interval 3 day as transaction_timestamp) from {all} where week = 20"
+
+
+@pytest.mark.parametrize("lines", [NEW_LINES, CORRECTED, LATE], ids=["new", "corrected", "late"])
+def test_new_data_gives_by_change_what_a_full_build_gives(tills: Sandbox, lines: str) -> None:
+    send(tills, lines)
+    told = tills.run("hubspoke", "build").stdout
+    assert refreshed(told), told
+    assert int(refreshed(told).split()[1]) >= 5, told
+    assert "0 failed" in told
+    assert "Released" in told
+    found = tables(tills)
+    assert json.loads(tills.run("hubspoke", "plan", "--json").stdout)["steps"] == []
+    counts = tills.query(LAST_RESULTS)
+    full = tills.run("hubspoke", "build", "--full").stdout
+    assert "is still current: no relation changed." in full
+    assert tables(tills) == found
+    again = tills.query(LAST_RESULTS)
+    assert again == counts
+
+
+def test_what_no_model_reads_reaches_none(tills: Sandbox) -> None:
+    send(tills, "select * from {all} where basket_id % 50 = 5")  # sent again, as it was
+    told = tills.run("hubspoke", "build").stdout
+    assert refreshed(told).startswith("refreshed  "), told
+
+
+def test_a_rule_that_fails_is_told_by_dbt_and_readers_keep_what_they_have(tills: Sandbox) -> None:
+    before = tables(tills)
+    release = (tills.root / "warehouse/release/current").readlink()
+    send(tills, "select * replace (-1 as quantity) from {all} where basket_id % 500 = 6")
+    red = tills.run("hubspoke", "build", check=False)
+    assert red.returncode == 1
+    assert not refreshed(red.stdout)
+    assert "quantity" in red.stdout
+    assert (tills.root / "warehouse/release/current").readlink() == release
+    send(tills, "select * from {all} where basket_id % 500 = 6")  # put right
+    assert tills.run("hubspoke", "build").returncode == 0
+    assert tables(tills).keys() == before.keys()
+
+
+def test_a_kill_at_any_instant_leaves_all_or_nothing(tills: Sandbox) -> None:
+    chance = random.Random(1)
+    environment = {**os.environ, "HUBSPOKE_WAREHOUSE": "warehouse"}
+    for number in range(4):
+        send(tills, f"select * replace (sales_value + {number} as sales_value) from {{all}} where basket_id % 50 = 7")
+        build = subprocess.Popen(
+            [BIN / "hubspoke", "build"], cwd=tills.root, env=environment, stdout=subprocess.DEVNULL
+        )
+        time.sleep(chance.uniform(0.5, 6))
+        build.send_signal(signal.SIGKILL)
+        build.wait()
+    tills.run("hubspoke", "build")
+    found = tables(tills)
+    tills.run("hubspoke", "build", "--full")
+    assert tables(tills) == found
+
+
+def test_dbt_parses_only_what_is_another(tills: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUBSPOKE_WAREHOUSE", "warehouse")
+    first = parse_project(tills.root).run_id
+    assert parse_project(tills.root).run_id == first
+    content = content_of(tills.root)
+    monkeypatch.setenv("HUBSPOKE_WAREHOUSE", "elsewhere")
+    assert content_of(tills.root) != content
+    monkeypatch.setenv("HUBSPOKE_WAREHOUSE", "warehouse")
+    model = tills.root / "models/hub/core/core_stores.sql"
+    text = model.read_text()
+    model.write_text("{{ nobody_knows() }}")
+    with pytest.raises(HubspokeError, match="nobody_knows"):
+        parse_project(tills.root)
+    model.write_text(text)
+    assert parse_project(tills.root).run_id == first
+
+
+def test_views_of_many_shapes_are_kept_up_to_date_by_change() -> None:
+    command = [sys.executable, ROOT / "bench/views.py", "--batches", "400", "--seed", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all are as their queries give" in " ".join(done.stdout.split())
