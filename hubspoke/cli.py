@@ -367,6 +367,15 @@ def plan(form: str | None, strict: bool) -> None:
 
 
 @cli.command()
+@click.argument("model")
+def explain(model: str) -> None:
+    """Say how MODEL takes in new data: by change, row for row, or as a whole, and why."""
+    from hubspoke.explain import explain as run_explain
+
+    click.echo("\n".join(run_explain(Project.find(), model)))
+
+
+@cli.command()
 @click.option("-s", "--select", multiple=True, help="dbt selector, for example mart_sales__daily_stores+")
 @click.option("--full", is_flag=True, help="Build everything, changed or not.")
 def build(select: tuple[str, ...], full: bool) -> None:
