@@ -14,6 +14,7 @@ import duckdb
 from dbt.adapters.duckdb.plugins import BasePlugin
 
 from hubspoke.changelog import table_views
+from hubspoke.development import attach_base, base_tables, read_relations, refuse_if_gone
 from hubspoke.errors import HubspokeError
 from hubspoke.federated import federated_views
 from hubspoke.landing import LandingZone
@@ -31,10 +32,13 @@ class Plugin(BasePlugin):
     def initialize(self, plugin_config: dict[str, Any]) -> None:
         """Find the project; dbt runs in its root."""
         self.project = Project.find()
+        refuse_if_gone(self.project)
         self.project.warehouse.mkdir(parents=True, exist_ok=True)
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
         """Register the functions that the macros call; those that give JSON have a person's error as part of it."""
+        if self.project.base:
+            attach_base(self.project, conn)
         store = ReleaseStore(self.project.release)
         store.location.let_in(conn)
         premises: list[Premises] = []
@@ -44,6 +48,8 @@ class Plugin(BasePlugin):
                 premises[:] = [Premises.read(self.project)]  # the first that a run asks
                 declared = {table.name: table.is_landed for table in read_sources(self.project.root)}
                 with conn.cursor() as cursor:
+                    if self.project.base:
+                        declared |= reread_in_place(self.project, cursor, declared)
                     return json.dumps({"declared": declared, "landed": pinned_tables(self.project, cursor)})
             except HubspokeError as error:
                 return json.dumps({"error": str(error)})
@@ -117,11 +123,30 @@ def pinned_tables(project: Project, cursor: duckdb.DuckDBPyConnection) -> dict[s
     So are those that the hub's views read until now: a run may end before it has made all of its own.
     """
     until_now = cursor.execute("select sql from duckdb_views() where not internal").fetchall()
-    found = landed_tables(project)
-    from_now = [(sql,) for landed in found.values() for sql in landed["views"].values()]
-    if found:
+    landed = landed_tables(project)
+    found = landed | base_tables(cursor) if project.base else landed
+    from_now = [(sql,) for table in found.values() for sql in table["views"].values()]
+    if landed:
         LandingZone(project.landing).pin({load for (sql,) in until_now + from_now for load in READ.findall(sql)})
     return found
+
+
+def reread_in_place(project: Project, cursor: duckdb.DuckDBPyConnection, declared: dict[str, bool]) -> dict[str, bool]:
+    """Attach to a development environment the databases that views of its hub read.
+
+    Args:
+        project: The environment.
+        cursor: A connection to it.
+        declared: Whether each declared table is landed; the others are read where they are.
+
+    Returns:
+        Those of the others that the hub reads, as landed: they are to be pinned no further than there.
+    """
+    in_place = [name for name in base_tables(cursor) if declared.get(name) is False]
+    if in_place:
+        federated_views(project, cursor, in_place)
+        read_relations(cursor)
+    return dict.fromkeys(in_place, True)
 
 
 def landed_tables(project: Project) -> dict[str, dict[str, Any]]:

@@ -87,6 +87,8 @@ def refresh(project: Project, plan: Plan, tell: Callable[[Step], None]) -> Refre
         NotRefreshable: It is not all new data, or a rule failed; the hub is as it was.
         HubspokeError: All was done, but the release was refused.
     """
+    if project.base:
+        raise NotRefreshable("a development environment reads no new data")
     _refuse(plan)
     with closing(_open(project)) as hub:
         refreshed = Refreshed()

@@ -170,6 +170,13 @@ def sandbox(built: Sandbox, tmp_path: Path) -> Sandbox:
     return Sandbox(target)
 
 
+@pytest.fixture
+def settled(sandbox: Sandbox) -> Sandbox:
+    """A project that is built and released where it is: to a plan, a copy of one is a project that was moved."""
+    sandbox.run("hubspoke", "build")
+    return sandbox
+
+
 @contextmanager
 def private_postgres(**settings: str) -> Iterator[LocalServer]:
     """A PostgreSQL server in a folder of its own."""

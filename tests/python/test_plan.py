@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import pytest
 from conftest import ROOT, Sandbox
 
 from hubspoke.manifest import Manifest
@@ -19,13 +18,6 @@ CLOCK = """models:
     columns: [{ name: read_at, data_type: timestamptz, description: UTC time of the build. }]
 """
 DEPARTMENTS = "models/marts/sales/mart_sales__departments"
-
-
-@pytest.fixture
-def settled(sandbox: Sandbox) -> Sandbox:
-    """A project that is built and released where it is: to a plan, a copy of one is a project that was moved."""
-    sandbox.run("hubspoke", "build")
-    return sandbox
 
 
 def plan(sandbox: Sandbox) -> dict[str, Any]:
