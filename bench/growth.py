@@ -27,8 +27,19 @@ sources:
     tables:
       - name: lines
         config: { meta: { files: "lines-*.parquet", load: append, key: [line_id] } }
-        columns: [{ name: line_id, data_type: bigint, data_tests: [not_null] }]
-      - { name: products, config: { meta: { file: products.parquet } } }
+        columns:
+          - { name: line_id, data_type: bigint, description: Line., data_tests: [not_null] }
+          - { name: order_id, data_type: bigint, description: Order. }
+          - { name: product_id, data_type: bigint, description: Product. }
+          - { name: customer_id, data_type: bigint, description: Customer. }
+          - { name: store_id, data_type: bigint, description: Store. }
+          - { name: sold_on, data_type: date, description: Day. }
+          - { name: amount, data_type: double, description: US dollars. }
+      - name: products
+        config: { meta: { file: products.parquet } }
+        columns:
+          - { name: product_id, data_type: bigint, description: Product. }
+          - { name: department, data_type: varchar, description: Department. }
 """
 
 MODELS = {
