@@ -5,7 +5,6 @@ runs.
 """
 
 import json
-import re
 import threading
 from typing import Any
 from weakref import WeakValueDictionary
@@ -13,11 +12,10 @@ from weakref import WeakValueDictionary
 import duckdb
 from dbt.adapters.duckdb.plugins import BasePlugin
 
-from hubspoke.changelog import table_views
 from hubspoke.development import attach_base, base_tables, read_relations, refuse_if_gone
 from hubspoke.errors import HubspokeError
 from hubspoke.federated import federated_views
-from hubspoke.landing import LandingZone
+from hubspoke.pins import pinned_tables
 from hubspoke.project import Project
 from hubspoke.release import Premises, ReleaseStore, release_run
 from hubspoke.sources import read_sources
@@ -113,24 +111,6 @@ def first_fault(cursor: duckdb.DuckDBPyConnection, relation: str, selections: li
     return {}
 
 
-READ = re.compile(r"([^/'\[]+/[^/']+/\d+-[^/']+)/[^/']+\.parquet'")
-"""A load among the files that a view reads."""
-
-
-def pinned_tables(project: Project, cursor: duckdb.DuckDBPyConnection) -> dict[str, dict[str, Any]]:
-    """Return ``landed_tables``, once it is noted that they are read: compaction lets them be.
-
-    So are those that the hub's views read until now: a run may end before it has made all of its own.
-    """
-    until_now = cursor.execute("select sql from duckdb_views() where not internal").fetchall()
-    landed = landed_tables(project)
-    found = landed | base_tables(cursor) if project.base else landed
-    from_now = [(sql,) for table in found.values() for sql in table["views"].values()]
-    if landed:
-        LandingZone(project.landing).pin({load for (sql,) in until_now + from_now for load in READ.findall(sql)})
-    return found
-
-
 def reread_in_place(project: Project, cursor: duckdb.DuckDBPyConnection, declared: dict[str, bool]) -> dict[str, bool]:
     """Attach to a development environment the databases that views of its hub read.
 
@@ -147,23 +127,3 @@ def reread_in_place(project: Project, cursor: duckdb.DuckDBPyConnection, declare
         federated_views(project, cursor, in_place)
         read_relations(cursor)
     return dict.fromkeys(in_place, True)
-
-
-def landed_tables(project: Project) -> dict[str, dict[str, Any]]:
-    """Return what makes up every landed table now.
-
-    Returns:
-        ``{"pos.transactions": {"load_id": …, "views": {"": <SQL>}}}``: the newest load, and the views to make, by what
-        is added to the table's name: where changes land, also ``__log`` and ``__history``.
-    """
-    zone = LandingZone(project.landing)
-    # asked once: all tables of a source are from one instant, whatever lands meanwhile
-    tables = zone.tables()
-    reached = {source: zone.reached(source) for source, _ in tables}
-    found: dict[str, dict[str, Any]] = {}
-    for source, table in tables:
-        content = zone.content(source, table, reached[source])
-        if content:
-            views = table_views(zone, source, table, content)
-            found[f"{source}.{table}"] = {"load_id": content.newest.load_id, "views": views}
-    return found

@@ -202,7 +202,7 @@ def read_relations(hub: duckdb.DuckDBPyConnection) -> None:
 
 
 def base_tables(hub: duckdb.DuckDBPyConnection) -> dict[str, dict[str, Any]]:
-    """Return the loads that the hub's sources are at, as ``hubspoke.dbt_plugin.landed_tables`` does, without views."""
+    """Return the loads that the hub's sources are at, as ``hubspoke.pins.landed_tables`` does, without views."""
     rows = hub.execute(
         "select split_part(node_id, '.', 3) || '.' || split_part(node_id, '.', 4), fingerprint "
         "from base.runs.builds where node_id like 'source.%' order by build_number"

@@ -22,11 +22,11 @@ import duckdb
 from sqlglot import exp
 
 from hubspoke.changelog import News, changes_since
-from hubspoke.dbt_plugin import pinned_tables
 from hubspoke.landing import LandingZone
 from hubspoke.lineage import parse, relation_key, table_key
 from hubspoke.maintenance import Changed, Maintenance, NotMaintainable, Query, Types, inlined
 from hubspoke.manifest import Manifest, Node
+from hubspoke.pins import pinned_tables
 from hubspoke.plan import IN_PLACE, Plan, Step
 from hubspoke.project import Project
 from hubspoke.release import last_builds, last_results, release_hub
