@@ -122,11 +122,11 @@ def build(project: Project, select: tuple[str, ...], is_full: bool, console: Con
     _refuse_if_busy(project)
     watch = Watch()
     started = time.monotonic()
-    with _display(watch, console):
+    with display(watch, console):
         plan = None if select or is_full or not project.hub.is_file() else make(project)
         refreshed = _refresh(project, plan, watch) if plan and plan.steps else None
         if not refreshed and (plan is None or plan.steps):
-            result = _run_dbt(project, watch, ["--select", *select] if select else plan.selectors if plan else [])
+            result = run_dbt(project, watch, ["--select", *select] if select else plan.selectors if plan else [])
     if plan and not plan.steps:
         _tell_that_nothing_changed(project, plan, console)
         return True
@@ -166,7 +166,18 @@ def _refresh(project: Project, plan: Plan, watch: Watch) -> Refreshed | None:
         watch.total = 0
 
 
-def _run_dbt(project: Project, watch: Watch, selection: list[str]) -> Any:
+def run_dbt(project: Project, watch: Watch, arguments: list[str], parsed: Any = None) -> Any:
+    """Have dbt build.
+
+    Args:
+        project: The project.
+        watch: Told what happens.
+        arguments: Further ones of ``dbt build``: what to build, for example.
+        parsed: The project as dbt has parsed it (``hubspoke.manifest.load_for_dbt``); None to parse it.
+
+    Returns:
+        dbt's own result: ``success``, and the ``exception`` if it could not run.
+    """
     # slow to import (1 s)
     from dbt.cli.main import dbtRunner
 
@@ -174,15 +185,16 @@ def _run_dbt(project: Project, watch: Watch, selection: list[str]) -> Any:
     try:
         # plain dbt makes events of every statement, a seventh of a build, and writes them to dbt.log, a tenth more
         with without_debug_events(WATCHED):
-            return dbtRunner(callbacks=[watch]).invoke(
-                ["build", "--log-level", "none", "--log-level-file", "info", *selection]
+            return dbtRunner(parsed, callbacks=[watch]).invoke(
+                ["build", "--log-level", "none", "--log-level-file", "info", *arguments]
             )
     finally:
         close_hub()
 
 
 @contextmanager
-def _display(watch: Watch, console: Console) -> Iterator[None]:
+def display(watch: Watch, console: Console) -> Iterator[None]:
+    """Show how far dbt is while this lasts: a bar on a terminal, a line now and then elsewhere."""
     finished = threading.Event()
     display = threading.Thread(target=_show, args=(watch, console, finished))
     display.start()

@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
@@ -356,16 +357,28 @@ def _to_stderr(line: str) -> None:
 @cli.command()
 @click.option("--json", "form", flag_value="json", help="As JSON.")
 @click.option("--markdown", "form", flag_value="markdown", help="As Markdown, for a pull request.")
+@click.option("--diff", "is_diff", is_flag=True, help="Also count the rows that readers would see otherwise.")
 @click.option("--strict", is_flag=True, help="End with 1 if a change breaks what others read.")
-def plan(form: str | None, strict: bool) -> None:
-    """Show what a build would do and why, and what of it others would feel. Nothing is built."""
+def plan(form: str | None, is_diff: bool, strict: bool) -> None:
+    """Show what a build would do and why, and what of it others would feel. Nothing is built.
+
+    With --diff, what spokes would hold is built beside the hub, compared with the release, and removed: rows that are
+    added, changed and removed by key, and changed rows by column. Ends with 1 if something in that fails. Neither the
+    hub nor any reader notices; until it has ended, no build can begin.
+    """
     from hubspoke.plan import make
     from hubspoke.plan_report import report
+    from hubspoke.trial import diff, refuse_in_environment
 
     project = Project.find()
-    found = report(project, make(project))
+    if is_diff:
+        refuse_in_environment(project)
+    made = make(project)
+    found = report(project, made)
+    if is_diff:
+        found = replace(found, diff=diff(project, made, Console(stderr=True)))
     click.echo({"json": found.as_json, "markdown": found.as_markdown}.get(form or "", found.as_text)())
-    if strict and found.is_breaking:
+    if (strict and found.is_breaking) or (found.diff and found.diff.is_red):
         sys.exit(1)
 
 

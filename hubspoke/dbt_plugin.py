@@ -46,7 +46,7 @@ class Plugin(BasePlugin):
                 premises[:] = [Premises.read(self.project)]  # the first that a run asks
                 declared = {table.name: table.is_landed for table in read_sources(self.project.root)}
                 with conn.cursor() as cursor:
-                    if self.project.base:
+                    if self.project.is_at_base:
                         declared |= reread_in_place(self.project, cursor, declared)
                     return json.dumps({"declared": declared, "landed": pinned_tables(self.project, cursor)})
             except HubspokeError as error:

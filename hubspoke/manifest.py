@@ -249,6 +249,15 @@ def content_of(root: Path) -> str:
     return content.hexdigest()
 
 
+def load_for_dbt(root: Path) -> Any:
+    """Return the project at ``root`` as dbt holds it in memory, for a run that is not to parse it again.
+
+    Raises:
+        HubspokeError: dbt could not parse it; its own message is passed on.
+    """
+    return _run_dbt(root, "parse")
+
+
 def compile_project(root: Path, select: str = "") -> dict[str, str]:
     """Compile the project at ``root`` without running a model.
 
@@ -267,15 +276,30 @@ def compile_project(root: Path, select: str = "") -> dict[str, str]:
     return {node_id: node.get("compiled_code") or "" for node_id, node in content["nodes"].items()}
 
 
-def _run_dbt(root: Path, *arguments: str) -> None:
+def _run_dbt(root: Path, *arguments: str) -> Any:
     # slow to import (1 s)
     from dbt.cli.main import dbtRunner
 
     os.chdir(root)  # where dbt looks for its project and its profile
     result = dbtRunner().invoke(["--log-level", "none", *arguments])  # whoever called tells what went wrong
     close_hub()
+    raise_if_stopped(result)
     if not result.success:
         raise HubspokeError(str(result.exception or f"dbt could not {arguments[0]} the project"))
+    return result.result
+
+
+def raise_if_stopped(result: Any) -> None:
+    """Raise what dbt caught if its user stopped it.
+
+    Args:
+        result: dbt's own result of a run.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was typed.
+    """
+    if isinstance(result.exception, KeyboardInterrupt):
+        raise result.exception
 
 
 def close_hub() -> None:

@@ -21,7 +21,7 @@ def pinned_tables(project: Project, cursor: duckdb.DuckDBPyConnection) -> dict[s
     """
     until_now = cursor.execute("select sql from duckdb_views() where not internal").fetchall()
     landed = landed_tables(project)
-    found = landed | base_tables(cursor) if project.base else landed
+    found = landed | base_tables(cursor) if project.is_at_base else landed
     from_now = [(sql,) for table in found.values() for sql in table["views"].values()]
     if landed:
         LandingZone(project.landing).pin({load for (sql,) in until_now + from_now for load in READ.findall(sql)})

@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 
 from hubspoke.breaking import Columns, Edit, judge
+from hubspoke.diff_report import Diff
 from hubspoke.errors import HubspokeError
 from hubspoke.lineage import Lineage
 from hubspoke.manifest import Manifest, compile_project, spoke_of
@@ -44,10 +45,11 @@ class Effect:
 
 @dataclass(frozen=True)
 class PlanReport:
-    """A plan, and the effects of its edits by the model's unique id."""
+    """A plan, the effects of its edits by the model's unique id, and its effect on rows if that was asked for."""
 
     plan: Plan
     effects: dict[str, Effect]
+    diff: Diff | None = None
 
     @property
     def is_breaking(self) -> bool:
@@ -68,7 +70,8 @@ class PlanReport:
                 lines.append(f"  and {counted(more, 'rule')}")
         for node_id in self.plan.removed:
             lines.append(f"removed from the project; its relation stays in the hub: {node_id.split('.')[-1]}")
-        return "\n".join([*lines, self._last_line()])
+        rows = self.diff.as_lines() if self.diff else []
+        return "\n".join([*lines, *rows, self._last_line()])
 
     def as_markdown(self) -> str:
         """Return it for a pull request."""
@@ -78,16 +81,15 @@ class PlanReport:
                 effect = self.effects.get(step.node["unique_id"])
                 cells = [f"`{step.node['name']}`", step.reason, str(effect or "")]
                 lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        return "\n".join([*(lines if len(lines) > 2 else []), "", self._last_line()]).strip()
+        rows = ["", *self.diff.as_markdown()] if self.diff else []
+        return "\n".join([*(lines if len(lines) > 2 else []), *rows, "", self._last_line()]).strip()
 
     def as_json(self) -> str:
         """Return all of it, for a program."""
         steps = [self._describe(step) for step in self.plan.steps]
         skipped = dict(zip(("models", "tests"), self.plan.skipped, strict=True))
-        return json.dumps(
-            {"steps": steps, "removed": self.plan.removed, "skipped": skipped, "is_breaking": self.is_breaking},
-            indent=2,
-        )
+        told = {"steps": steps, "removed": self.plan.removed, "skipped": skipped, "is_breaking": self.is_breaking}
+        return json.dumps(told | ({"diff": self.diff.as_dict()} if self.diff else {}), indent=2)
 
     def _describe(self, step: Step) -> dict[str, Any]:
         effect = self.effects.get(step.node["unique_id"])
@@ -120,7 +122,8 @@ class PlanReport:
         if not self.plan.steps:
             return f"Nothing to build: {skipped}"
         told = f"; {skipped}" if self.plan.skipped_in_words else "."
-        return f"To do: {_count(self.plan.steps)}{told} Next: hubspoke build"
+        fix = "put right what fails, then: " if self.diff and self.diff.is_red else ""
+        return f"To do: {_count(self.plan.steps)}{told} Next: {fix}hubspoke build"
 
 
 def report(project: Project, plan: Plan) -> PlanReport:

@@ -57,9 +57,17 @@ class Project:
 
     @property
     def base(self) -> "Project | None":
-        """The project whose hub this one reads, if it is a development environment: ``<warehouse>/dev/<name>``."""
+        """The project whose hub this one reads, if it is an environment beside it: for development, or for a trial.
+
+        ``<warehouse>/dev/<name>`` (``hubspoke.development``), ``<warehouse>/trial/<name>`` (``hubspoke.trial``).
+        """
         base = Project(self.root, self.warehouse.parent.parent)
-        return base if self.warehouse.parent.name == "dev" and base.hub.is_file() else None
+        return base if self.warehouse.parent.name in {"dev", "trial"} and base.hub.is_file() else None
+
+    @property
+    def is_at_base(self) -> bool:
+        """Whether sources stay at what the base was built from: for development they do, for a trial they do not."""
+        return self.base is not None and self.warehouse.parent.name == "dev"
 
     @property
     def home(self) -> Path:
