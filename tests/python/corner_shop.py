@@ -1,6 +1,6 @@
 """A corner shop: a small project in the house's rooms, for tests of what Hubspoke does with any project.
 
-Three sources of one table each, sixteen models, and two spokes, with a rule of every severity on the way.
+Three sources of one table each, seventeen models, and two spokes, with a rule of every severity on the way.
 """
 
 from pathlib import Path
