@@ -1,4 +1,4 @@
-"""Shared fixtures: copies of this project over a sample of the running example, and a corner shop of 16 models.
+"""Shared fixtures: copies of this project over a sample of the running example, and a corner shop of 17 models.
 
 What a test shows of the running example itself needs the sample; what Hubspoke does with any project is shown on the
 corner shop, where a build takes a fraction of the time.
@@ -21,6 +21,7 @@ import psycopg
 import pytest
 from corner_shop import write_corner_shop
 from filelock import FileLock
+from forge import Forge
 
 from hubspoke.postgres_server import LocalServer
 from hubspoke.project import Project
@@ -28,6 +29,7 @@ from hubspoke.project import Project
 os.environ.pop("HUBSPOKE_SOURCES", None)  # what the suite tests is as the project says
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+FORGE = Forge()
 PARTS = [
     "analyses",
     "models",
@@ -58,14 +60,11 @@ class Sandbox:
     root: Path
 
     def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-        result = subprocess.run(
-            [BIN / command[0], *command[1:]],
+        result = FORGE.run(
+            [str(BIN / command[0]), *command[1:]],
             cwd=self.root,
             env={**os.environ, "NO_COLOR": "1", "HUBSPOKE_WAREHOUSE": "warehouse", **environment},
-            capture_output=True,
-            text=True,
             timeout=600,
-            check=False,
         )
         if check:
             assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}\n{result.stderr}"
