@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: build test lint bench bench-changes bench-latency bench-cdc soak engines superset install clean help
+.PHONY: build test lint bench bench-changes bench-views bench-growth bench-latency bench-cdc soak engines superset install clean help
 .DEFAULT_GOAL := help
 
 help: ## Show what there is to type.
@@ -56,6 +56,12 @@ bench: install ## Measure landing, build, quality gate, and what readers of Post
 
 bench-changes: install ## Make a thousand changes of a project of 500 models; what is built after each, and is it right?
 	@$(BIN)/python bench/changes.py
+
+bench-views: install ## Bring views of fifty shapes up to date by ten thousand changes; are they what their queries give?
+	@$(BIN)/python bench/views.py
+
+bench-growth: install ## Measure builds of new data beside full ones, at 1, 10 and 50 times the history.
+	@$(BIN)/python bench/growth.py
 
 bench-latency: install ## Measure the way of a sale from PostgreSQL to a released mart, with ingestion and build in a loop.
 	@$(BIN)/python bench/latency.py

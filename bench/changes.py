@@ -1,8 +1,9 @@
 """What a build does after a change, in a generated project: just what has to be, and the result of a clean full build.
 
 Start it with: make bench-changes. Every change is one that people make: SQL edited, rewired, added, removed, formatted;
-a macro or a variable edited; a source that has other rows. After each, hubspoke build runs, every relation of the hub
-is held against the same queries run straight through DuckDB, and what was built against what rests on the change.
+a macro or a variable edited; a source that has other rows, all sent again or just those that changed. After each,
+hubspoke build runs, every relation of the hub is held against the same queries run straight through DuckDB, and what
+was built against what rests on the change.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import random
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,6 +73,7 @@ class Shop:
     shift: int = 1
     factor: int = 2
     made: int = 0
+    sent: int = 0
 
     def generate(self, count: int) -> None:
         """Write a project of so many models, staging included."""
@@ -82,8 +84,11 @@ class Shop:
         listed = []
         for number in range(TABLES):
             self.rows[f"t{number}"] = [self._row() for _ in range(ROWS)]
-            self.write_rows(f"t{number}")
-            listed.append(f"      - {{ name: t{number}, config: {{ meta: {{ file: t{number}.parquet }} }} }}")
+            self.write_rows(f"t{number}", range(ROWS))
+            files = (
+                f'files: "t{number}-*.parquet", load: append, key: [id]' if number % 2 else f"file: t{number}-0.parquet"
+            )
+            listed.append(f"      - {{ name: t{number}, config: {{ meta: {{ {files} }} }} }}")
             source = f"select k, v from {{{{ source('shop', 't{number}') }}}}\n"
             (self.root / f"models/hub/staging/shop/stg_shop__t{number}.sql").write_text(source)
         (self.root / "models/hub/staging/shop/_shop__sources.yml").write_text(
@@ -98,11 +103,14 @@ class Shop:
     def _row(self) -> tuple[int, int]:
         return self.chance.randrange(50), self.chance.randrange(1000)
 
-    def write_rows(self, table: str) -> None:
-        """Write what a source sends."""
-        values = ", ".join(map(str, self.rows[table]))
-        file = self.root / f"exports/{table}.parquet"
-        duckdb.sql(f"copy (select * from (values {values}) as it (k, v)) to '{file}.new' (format parquet)")
+    def write_rows(self, table: str, changed: Iterable[int]) -> None:
+        """Write what a source sends: some rows that have changed, or all of them."""
+        sends_changes = int(table[1:]) % 2
+        numbers = changed if sends_changes else range(len(self.rows[table]))
+        values = ", ".join(str((number, *self.rows[table][number])) for number in numbers)
+        self.sent += 1
+        file = self.root / f"exports/{table}-{self.sent if sends_changes else 0}.parquet"
+        duckdb.sql(f"copy (select * from (values {values}) as it (id, k, v)) to '{file}.new' (format parquet)")
         Path(f"{file}.new").replace(file)
 
     def write_macro(self) -> None:
@@ -184,9 +192,10 @@ class Shop:
                 return kind, {name for name, model in self.models.items() if "factor" in model.used()}
             case _:
                 table = self.chance.choice(list(self.rows))
-                self.rows[table][self.chance.randrange(ROWS)] = self._row()
+                changed_row = self.chance.randrange(ROWS)
+                self.rows[table][changed_row] = self._row()
                 self.rows[table].append(self._row())
-                self.write_rows(table)
+                self.write_rows(table, (changed_row, len(self.rows[table]) - 1))
                 run(self.root / "warehouse", BIN / "hubspoke", "ingest", project=self.root)
                 return kind, {f"stg_shop__{table}"}
         if name in self.models:

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from hubspoke import postgres
 from hubspoke.dbt_events import without_debug_events
+from hubspoke.development import follow
 from hubspoke.errors import HubspokeError
 from hubspoke.landing import LandingZone
 from hubspoke.manifest import close_hub
@@ -194,9 +195,13 @@ def _display(watch: Watch, console: Console) -> Iterator[None]:
 
 def _tell_that_nothing_changed(project: Project, plan: Plan, console: Console) -> None:
     """Say so; and publish where an earlier run could not."""
+    built = f"nothing: {plan.skipped_in_words} are as they were built, and so is all that they read"
+    if project.base:
+        _print_lines({"built": built, "next": _promotion(project)}, console)
+        return
     current = ReleaseStore(project.release).current()
     lines = {
-        "built": f"nothing: {plan.skipped_in_words} are as they were built, and so is all that they read",
+        "built": built,
         "release": f"Release {current.number} is still current."
         if current
         else "There is none: nobody orders anything.",
@@ -228,6 +233,17 @@ def _landed(project: Project) -> str:
     return f"{sum(load.rows for load in landed):,} rows in {len(landed)} tables"
 
 
+def _command() -> str:
+    """Return what to type to run us."""
+    here = Path(sys.executable).parent
+    is_active = shutil.which("hubspoke") == str(here / "hubspoke")
+    return "hubspoke" if is_active else f"{os.path.relpath(here)}/hubspoke"
+
+
+def _promotion(project: Project) -> str:
+    return f"{_command()} dev {project.warehouse.name} --promote"
+
+
 def _named(lines: list[str]) -> dict[str, str]:
     """Read the lines of a release's outcome that have a name."""
     return {name: text for line in lines for name, text in [line.split(": ", 1)]}
@@ -240,6 +256,8 @@ def _print_lines(lines: dict[str, str], console: Console) -> None:
 
 def _refuse_if_busy(project: Project) -> None:
     """Say in one line what dbt would say in a stack trace."""
+    if project.base:
+        follow(project)
     if not project.hub.is_file():
         return
     try:
@@ -294,9 +312,7 @@ def _summarise(project: Project, watch: Watch, plan: Plan | None, seconds: float
         quarantined, dropped = held_back(hub)
         scanned = scans(hub, watch.invocation_id)
     current = ReleaseStore(project.release).current()
-    here = Path(sys.executable).parent
-    is_active = shutil.which("hubspoke") == str(here / "hubspoke")
-    command = "hubspoke" if is_active else f"{os.path.relpath(here)}/hubspoke"
+    command = _command()
     readers_see = f"readers keep release {current.number}" if current else "there is none yet"
     skipped = plan.skipped_in_words if plan else ""
     released, *further = watch.outcome.splitlines() or [""]
@@ -314,6 +330,8 @@ def _summarise(project: Project, watch: Watch, plan: Plan | None, seconds: float
     lines |= _named(further)
     if watch.problems and not watch.outcome.startswith("Release"):
         lines["next"] = f"put right what is named above, then: {command} build"
+    elif project.base:
+        lines["next"] = _promotion(project)
     elif current and watch.outcome.startswith("Release"):
         lines["next"] = f'{command} query "select * from {min(current.relations)} limit 10"'
     else:

@@ -9,7 +9,7 @@ A change of the key comes as two changes with adjacent numbers, the deletion of 
 the new one, so what was before may stand under another key: a row and those that it was before are its line.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from hubspoke.landing import Content, LandingZone, Load, sequence_of
@@ -37,12 +37,30 @@ class News:
     """What was landed since a load.
 
     Attributes:
-        relation: SQL of a relation of the changes, with all of the table's columns.
+        changes: SQL of a relation of the changes, with all of the table's columns.
         key: The table's key, quoted; of a table without one, rows only ever come.
+        contents: What made up the table before, and what makes it up now.
+        views: Returns what shows some content, or of a relation of keys only the rows that these have.
     """
 
-    relation: str
+    changes: str
     key: tuple[str, ...]
+    contents: tuple[Content, Content]
+    views: Callable[[Content, str], "Views"]
+
+    @property
+    def is_by_key(self) -> bool:
+        """Whether what a key's row is hangs on the changes of that key alone: not where changes leave values out."""
+        return not any(load.unchanged for load in self.contents[1].changes)
+
+    def rows(self, keys: str) -> tuple[str, str]:
+        """Return SQL for the rows that some keys had before and have now, where that ``is_by_key``.
+
+        Args:
+            keys: Name of a relation of keys.
+        """
+        before, now = (self.views(content, keys).current for content in self.contents)
+        return before, now
 
 
 def changes_since(zone: LandingZone, source: str, table: str, load_id: str) -> News | None:
@@ -56,8 +74,15 @@ def changes_since(zone: LandingZone, source: str, table: str, load_id: str) -> N
     # one that stands for others may hold what was there before
     if not before or any(load.kind == "whole" or load.first <= before for load in new):
         return None
-    views = Views(zone, source, table, content)
-    return News(views.changes_in(new), tuple(identifier(name) for name in content.newest.key))
+    content_before = Content.of([load for load in loads if load.sequence <= before])
+    if content_before is None or content_before.newest.columns != content.newest.columns:
+        return None
+
+    def views(content: Content, keys: str) -> Views:
+        return Views(zone, source, table, content, keys)
+
+    key = tuple(identifier(name) for name in content.newest.key)
+    return News(Views(zone, source, table, content).changes_in(new), key, (content_before, content), views)
 
 
 def table_views(zone: LandingZone, source: str, table: str, content: Content) -> dict[str, str]:
@@ -78,7 +103,7 @@ class Views:
         history: What its rows were and when; empty if it has no key.
     """
 
-    def __init__(self, zone: LandingZone, source: str, table: str, content: Content) -> None:
+    def __init__(self, zone: LandingZone, source: str, table: str, content: Content, keys: str = "") -> None:
         self._newest = content.newest
         self._columns = [identifier(name) for name in self._newest.columns]
         self._key = [identifier(name) for name in self._newest.key]
@@ -86,6 +111,10 @@ class Views:
         self._files = {load.load_id: zone.files(source, table, load) for load in loads if load}
         self._whole = self._read([content.whole], ()) if content.whole else ""
         self._changes = self._read(content.changes, AUDIT)
+        if keys:
+            self._whole = f"(select * from {self._whole} as _rows where {self._of(keys)})" if self._whole else ""
+            wanted = f"{self._of(keys)} or _change = 'truncate'"
+            self._changes = f"(select * from {self._changes} as _rows where {wanted})"
         unchanged = {identifier(name) for load in content.changes for name in load.unchanged}
         self._unchanged = [column for column in self._columns if column in unchanged]
         self.current = self._current() if content.changes else f"select {self._listed()} from {self._whole}"
@@ -94,6 +123,11 @@ class Views:
 
     def _listed(self) -> str:
         return ", ".join([*self._columns, *LOADED])
+
+    def _of(self, keys: str) -> str:
+        """Return SQL that is true for a row that has one of some keys."""
+        listed = ", ".join(f"_rows.{column}" for column in self._key)
+        return f"({listed}) in (from {keys})" if len(self._key) > 1 else f"{listed} in (from {keys})"
 
     def changes_in(self, loads: list[Load]) -> str:
         """Return a relation of the changes in some of the table's loads."""

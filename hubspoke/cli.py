@@ -9,6 +9,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import duckdb
@@ -20,9 +21,11 @@ from hubspoke.manifest import Manifest
 from hubspoke.pages import write_page
 from hubspoke.project import Project
 from hubspoke.quality import RUNS_SHOWN, histories
-from hubspoke.quarantine import Quarantine
-from hubspoke.release import ReleaseStore
-from hubspoke.sources import SourceTable, read_sources
+
+if TYPE_CHECKING:  # slow to import: each where it is used
+    from hubspoke.quarantine import Quarantine
+    from hubspoke.release import ReleaseStore
+    from hubspoke.sources import SourceTable
 
 
 class _InOrder(click.Group):
@@ -54,7 +57,7 @@ def ingest(tables: tuple[str, ...], every: float | None, new_stream: bool) -> No
     """
     from hubspoke.schedule import due
 
-    project = Project.find()
+    project = _hub_project()
     chosen = [table for table in _chosen(project, tables) if table.is_landed]
     if every is None:
         if faults := _land(project, chosen, new_stream, is_quiet=False):
@@ -67,7 +70,7 @@ def ingest(tables: tuple[str, ...], every: float | None, new_stream: bool) -> No
         time.sleep(max(0.0, began + every - time.monotonic()))
 
 
-def _land(project: Project, chosen: list[SourceTable], new_stream: bool, is_quiet: bool) -> list[str]:
+def _land(project: Project, chosen: "list[SourceTable]", new_stream: bool, is_quiet: bool) -> list[str]:
     """Land some tables, source by source, and return what went wrong."""
     from hubspoke.cdc import catch_up
     from hubspoke.compaction import tidy
@@ -206,7 +209,7 @@ def landing_compact(names: tuple[str, ...], grace: float) -> None:
     """
     from hubspoke.compaction import compact
 
-    project = Project.find()
+    project = _hub_project()
     for done in compact(project, _chosen(project, names), timedelta(minutes=grace)):
         if not done.is_nothing:
             click.echo(str(done))
@@ -297,7 +300,7 @@ def cdc_run(source: str, every: float) -> None:
     """
     from hubspoke.cdc import run
 
-    run(Project.find(), source, every, _to_stderr)
+    run(_hub_project(), source, every, _to_stderr)
 
 
 @cdc.command(name="status")
@@ -331,7 +334,7 @@ def cdc_snapshot(name: str) -> None:
     """
     from hubspoke.cdc import catch_up, forget
 
-    project = Project.find()
+    project = _hub_project()
     forget(project, name)
     for outcome in catch_up(project, name.partition(".")[0], _to_stderr):
         click.echo(f"{outcome.name:<32} {outcome.rows:>12,} rows or changes  landed")
@@ -343,7 +346,7 @@ def cdc_drop(source: str) -> None:
     """Drop the slot of SOURCE, so that its database keeps no log for it any more; what has landed stays."""
     from hubspoke.cdc import drop
 
-    click.echo(drop(Project.find(), source))
+    click.echo(drop(_hub_project(), source))
 
 
 def _to_stderr(line: str) -> None:
@@ -364,6 +367,63 @@ def plan(form: str | None, strict: bool) -> None:
     click.echo({"json": found.as_json, "markdown": found.as_markdown}.get(form or "", found.as_text)())
     if strict and found.is_breaking:
         sys.exit(1)
+
+
+@cli.command()
+@click.argument("model")
+def explain(model: str) -> None:
+    """Say how MODEL takes in new data: by change, row for row, or as a whole, and why."""
+    from hubspoke.explain import explain as run_explain
+
+    click.echo("\n".join(run_explain(Project.find(), model)))
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--promote", is_flag=True, help="Put what was built in NAME into the hub, and remove NAME.")
+@click.option("--remove", is_flag=True, help="Remove NAME and what was built in it.")
+def dev(name: str | None, promote: bool, remove: bool) -> None:
+    """Make the development environment NAME, or list those that there are.
+
+    It reads what the hub holds and copies nothing; what is built in it stays in it, and nothing is released from it.
+    Where it is there already, it is brought up to what the hub holds now. Promoting it puts what was built and tested
+    there into the hub as it is; the next build releases it.
+    """
+    from hubspoke import development
+
+    found = Project.find()
+    project = found.base or found
+    if promote and remove:
+        raise click.UsageError("--promote removes the environment, too: give one of the two")
+    if name is None:
+        if promote or remove:
+            raise click.UsageError(f"--{'promote' if promote else 'remove'} needs an environment's NAME")
+        click.echo("\n".join(development.environments(project)) or "There is none. Make one: hubspoke dev NAME")
+    elif remove:
+        development.remove(project, name)
+    elif promote:
+        _promote(project, name)
+        is_inside = found.warehouse == project.warehouse / "dev" / name
+        click.echo(f"next: {'unset HUBSPOKE_WAREHOUSE; ' if is_inside else ''}hubspoke build")
+    else:
+        made = development.create(project, name)
+        click.echo(f"To work in it: export HUBSPOKE_WAREHOUSE={os.path.relpath(made.warehouse, project.root)}")
+
+
+def _promote(project: Project, name: str) -> None:
+    from hubspoke.development import existing, promote
+    from hubspoke.plan import make
+
+    made = existing(project, name)
+    plan = make(made)
+    if plan.missing:
+        step = min(plan.missing, key=lambda step: step.why != "failed")
+        raise HubspokeError(
+            f"{name} is not built to its end: {step.node['name']} is to be done ({step.reason}). Build it there first: "
+            f"HUBSPOKE_WAREHOUSE={os.path.relpath(made.warehouse, project.root)} hubspoke build"
+        )
+    names = promote(project, name, plan.manifest)
+    click.echo(f"promoted {', '.join(names) or 'no relation: none was built there'}")
 
 
 @cli.command()
@@ -392,8 +452,9 @@ def run(every: float, no_ingest: bool) -> None:
     """
     from hubspoke.loop import run as run_loop
     from hubspoke.schedule import due
+    from hubspoke.sources import read_sources
 
-    project = Project.find()
+    project = _hub_project()
 
     def land() -> list[str]:
         if no_ingest:
@@ -570,7 +631,7 @@ def quarantine() -> None:
 @quarantine.command(name="list")
 def quarantine_list() -> None:
     """List what is held back, by model and rule."""
-    held = Quarantine(Project.find()).held()
+    held = _quarantine().held()
     for group in held:
         click.echo(f"{group.model:<32} {group.rows:>12,} rows  {', '.join(group.rules)}")
     if not held:
@@ -585,7 +646,7 @@ def quarantine_show(model: str, limit: int) -> None:
 
     Values that describe a person are masked. A table on a terminal, CSV anywhere else.
     """
-    _print(Quarantine(Project.find()).show(model, limit))
+    _print(_quarantine().show(model, limit))
 
 
 @quarantine.command(name="release")
@@ -598,7 +659,7 @@ def quarantine_release(model: str, rule: str, where: str, reason: str) -> None:
 
     The decision is a line in seeds/rule_exceptions.csv: commit it like any other change; to take it back, remove it.
     """
-    rows = Quarantine(Project.find()).release(model, rule, where, reason)
+    rows = _quarantine().release(model, rule, where, reason)
     click.echo(f"{rows:,} rows will pass {rule}. Build them in: hubspoke quarantine replay {model}")
 
 
@@ -635,7 +696,7 @@ def releases(context: click.Context) -> None:
     """List the releases; the one that readers see is marked."""
     if context.invoked_subcommand:
         return
-    store = ReleaseStore(Project.find().release)
+    store = _store()
     current = store.current()
     for release in store.releases():
         mark = "*" if current and release.number == current.number else " "
@@ -655,7 +716,7 @@ def releases_prune(keep: int) -> None:
 
     The release that readers see is kept, whatever its age.
     """
-    gone, freed = ReleaseStore(Project.find().release).prune(keep)
+    gone, freed = _store(_hub_project()).prune(keep)
     named = f"releases {', '.join(map(str, gone))}" if gone else "no release"
     click.echo(f"Removed {named}; {freed / 1e6:,.1f} MB are free.")
 
@@ -667,8 +728,8 @@ def rollback(number: int | None) -> None:
 
     No data moves. Readers stay there until a green build comes out different from the newest release.
     """
-    project = Project.find()
-    release = ReleaseStore(project.release).rollback(number)
+    project = _hub_project()
+    release = _store(project).rollback(number)
     click.echo(f"Readers see release {release.number} of {release.released_at:%Y-%m-%d %H:%M:%S} UTC.")
     if (project.root / "target" / "manifest.json").is_file():
         from hubspoke import postgres
@@ -687,7 +748,7 @@ def publish() -> None:
     """
     from hubspoke import postgres
 
-    project = Project.find()
+    project = _hub_project()
     with Console(stderr=True).status("publishing to PostgreSQL"):
         done = postgres.publish(project, Manifest.read_current(project.root))
     if done is None:
@@ -730,7 +791,7 @@ def spokes_sync() -> None:
     """Make PostgreSQL's roles what the exposures say: new ones, their passwords, what each may read, removed ones."""
     from hubspoke.roles import sync
 
-    project = Project.find()
+    project = _hub_project()
     for line in sync(project, Manifest.read_current(project.root)):
         click.echo(line)
 
@@ -751,7 +812,7 @@ def serve_postgres(port: int | None, background: bool, stop: bool) -> None:
     """
     from hubspoke.serving import serve as run
 
-    run(Project.find(), port, background=background, stop=stop, tell=click.echo)
+    run(_hub_project(), port, background=background, stop=stop, tell=click.echo)
 
 
 @serve.command(name="flight")
@@ -816,7 +877,7 @@ def read(relation: str, shards: int, shard: int, as_of: int | None, kind: str, o
     from hubspoke.client import connect
     from hubspoke.reading import write_rows
 
-    release = ReleaseStore(Project.find().release).get(as_of)
+    release = _store().get(as_of)
     if shards != 1 and as_of is None:
         raise HubspokeError(
             f"shards must come from one release: give each reader --as-of {release.number}, the one that is current now"
@@ -834,7 +895,7 @@ def query(sql: str, as_of: int | None) -> None:
 
     Prints a table on a terminal, CSV anywhere else.
     """
-    with ReleaseStore(Project.find().release).connect(as_of) as connection:
+    with _store().connect(as_of) as connection:
         try:
             statements = connection.extract_statements(sql)
             if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
@@ -858,11 +919,36 @@ def diff(before: int, after: int, relation: str, key: str) -> None:
     from hubspoke.changes import changes
 
     keys = tuple(column.strip() for column in key.split(",") if column.strip())
-    _print(changes(ReleaseStore(Project.find().release), before, after, relation, keys))
+    _print(changes(_store(), before, after, relation, keys))
 
 
-def _chosen(project: Project, names: tuple[str, ...]) -> list[SourceTable]:
+def _hub_project() -> Project:
+    """Find the project for a command that changes what development environments share with their hub."""
+    project = Project.find()
+    if project.base:
+        raise HubspokeError(
+            f"{project.warehouse.name} is a development environment: it reads and builds, and changes nothing that "
+            f"others see. Go back to its hub: export HUBSPOKE_WAREHOUSE={project.base.warehouse}"
+        )
+    return project
+
+
+def _store(project: Project | None = None) -> "ReleaseStore":
+    from hubspoke.release import ReleaseStore
+
+    return ReleaseStore((project or Project.find()).release)
+
+
+def _quarantine() -> "Quarantine":
+    from hubspoke.quarantine import Quarantine
+
+    return Quarantine(Project.find())
+
+
+def _chosen(project: Project, names: tuple[str, ...]) -> "list[SourceTable]":
     """Return the source tables that a user names, by source or by table; all if none is named."""
+    from hubspoke.sources import read_sources
+
     known = read_sources(project.root)
     unknown = set(names) - {table.name for table in known} - {table.source for table in known}
     if unknown:

@@ -71,4 +71,4 @@ def _variable(spoke: str) -> str:
 
 def secret_file(project: Project, name: str) -> Path:
     """Return where the password of a spoke or a connection may stand: one line, readable by its owner alone."""
-    return project.warehouse / "secrets" / name
+    return project.home / "secrets" / name

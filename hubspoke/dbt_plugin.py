@@ -5,7 +5,6 @@ runs.
 """
 
 import json
-import re
 import threading
 from typing import Any
 from weakref import WeakValueDictionary
@@ -13,10 +12,10 @@ from weakref import WeakValueDictionary
 import duckdb
 from dbt.adapters.duckdb.plugins import BasePlugin
 
-from hubspoke.changelog import table_views
+from hubspoke.development import attach_base, base_tables, read_relations, refuse_if_gone
 from hubspoke.errors import HubspokeError
 from hubspoke.federated import federated_views
-from hubspoke.landing import LandingZone
+from hubspoke.pins import pinned_tables
 from hubspoke.project import Project
 from hubspoke.release import Premises, ReleaseStore, release_run
 from hubspoke.sources import read_sources
@@ -31,10 +30,13 @@ class Plugin(BasePlugin):
     def initialize(self, plugin_config: dict[str, Any]) -> None:
         """Find the project; dbt runs in its root."""
         self.project = Project.find()
+        refuse_if_gone(self.project)
         self.project.warehouse.mkdir(parents=True, exist_ok=True)
 
     def configure_connection(self, conn: duckdb.DuckDBPyConnection) -> None:
         """Register the functions that the macros call; those that give JSON have a person's error as part of it."""
+        if self.project.base:
+            attach_base(self.project, conn)
         store = ReleaseStore(self.project.release)
         store.location.let_in(conn)
         premises: list[Premises] = []
@@ -44,6 +46,8 @@ class Plugin(BasePlugin):
                 premises[:] = [Premises.read(self.project)]  # the first that a run asks
                 declared = {table.name: table.is_landed for table in read_sources(self.project.root)}
                 with conn.cursor() as cursor:
+                    if self.project.base:
+                        declared |= reread_in_place(self.project, cursor, declared)
                     return json.dumps({"declared": declared, "landed": pinned_tables(self.project, cursor)})
             except HubspokeError as error:
                 return json.dumps({"error": str(error)})
@@ -107,38 +111,19 @@ def first_fault(cursor: duckdb.DuckDBPyConnection, relation: str, selections: li
     return {}
 
 
-READ = re.compile(r"([^/'\[]+/[^/']+/\d+-[^/']+)/[^/']+\.parquet'")
-"""A load among the files that a view reads."""
+def reread_in_place(project: Project, cursor: duckdb.DuckDBPyConnection, declared: dict[str, bool]) -> dict[str, bool]:
+    """Attach to a development environment the databases that views of its hub read.
 
-
-def pinned_tables(project: Project, cursor: duckdb.DuckDBPyConnection) -> dict[str, dict[str, Any]]:
-    """Return ``landed_tables``, once it is noted that they are read: compaction lets them be.
-
-    So are those that the hub's views read until now: a run may end before it has made all of its own.
-    """
-    until_now = cursor.execute("select sql from duckdb_views() where not internal").fetchall()
-    found = landed_tables(project)
-    from_now = [(sql,) for landed in found.values() for sql in landed["views"].values()]
-    if found:
-        LandingZone(project.landing).pin({load for (sql,) in until_now + from_now for load in READ.findall(sql)})
-    return found
-
-
-def landed_tables(project: Project) -> dict[str, dict[str, Any]]:
-    """Return what makes up every landed table now.
+    Args:
+        project: The environment.
+        cursor: A connection to it.
+        declared: Whether each declared table is landed; the others are read where they are.
 
     Returns:
-        ``{"pos.transactions": {"load_id": …, "views": {"": <SQL>}}}``: the newest load, and the views to make, by what
-        is added to the table's name: where changes land, also ``__log`` and ``__history``.
+        Those of the others that the hub reads, as landed: they are to be pinned no further than there.
     """
-    zone = LandingZone(project.landing)
-    # asked once: all tables of a source are from one instant, whatever lands meanwhile
-    tables = zone.tables()
-    reached = {source: zone.reached(source) for source, _ in tables}
-    found: dict[str, dict[str, Any]] = {}
-    for source, table in tables:
-        content = zone.content(source, table, reached[source])
-        if content:
-            views = table_views(zone, source, table, content)
-            found[f"{source}.{table}"] = {"load_id": content.newest.load_id, "views": views}
-    return found
+    in_place = [name for name in base_tables(cursor) if declared.get(name) is False]
+    if in_place:
+        federated_views(project, cursor, in_place)
+        read_relations(cursor)
+    return dict.fromkeys(in_place, True)

@@ -18,6 +18,9 @@ from hubspoke.files import UNFINISHED, commit_folder
 
 Node = dict[str, Any]
 
+KEPT_PARSES = 4
+"""Of so many states of the project what dbt parsed is kept: an environment is one, too."""
+
 LARGE = 1 << 20
 """Bytes: of a larger seed dbt does not read the content when it parses."""
 
@@ -204,7 +207,8 @@ def parse_project(root: Path) -> Manifest:
         manifest = (root / "target" / "manifest.json").read_text()
         if content_of(root) != found:
             return Manifest(json.loads(manifest))
-        shutil.rmtree(parsed, ignore_errors=True)
+        for old in sorted(parsed.glob("*"), key=lambda path: path.stat().st_mtime)[: 1 - KEPT_PARSES]:
+            shutil.rmtree(old, ignore_errors=True)
         unfinished = folder.with_name(folder.name + UNFINISHED)
         unfinished.mkdir(parents=True)
         # dbt's other commands write more into theirs

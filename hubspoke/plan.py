@@ -10,6 +10,7 @@ from typing import Literal
 
 import duckdb
 
+from hubspoke.development import follow
 from hubspoke.errors import HubspokeError
 from hubspoke.fingerprint import fingerprints
 from hubspoke.freshness import targets
@@ -113,6 +114,13 @@ class Plan:
         return relations - len(self.built), tests - len(self.tested)
 
     @property
+    def missing(self) -> list[Step]:
+        """The steps without those that a build always has: what is volatile, and what reads only that anew."""
+        volatile = {step.node["name"] for step in self.steps if step.why == "volatile"}
+        others = [step for step in self.steps if step.why != "volatile"]
+        return [step for step in others if not step.because or not volatile.issuperset(step.because)]
+
+    @property
     def skipped_in_words(self) -> str:
         """The number of models and rules that are skipped, as a person reads it; empty if none is."""
         relations, tests = self.skipped
@@ -136,11 +144,13 @@ def counted(number: int, thing: str) -> str:
 def make(project: Project) -> Plan:
     """Parse the project, look at what has landed and at what the hub says of itself, and tell what is to be done.
 
-    Writes nothing but dbt's own ``target/``.
+    Writes nothing but dbt's own ``target/``; in a development environment also what its hub has noted since.
 
     Raises:
         HubspokeError: dbt cannot parse the project, or the hub is being built.
     """
+    if project.base:
+        follow(project)
     manifest = parse_project(project.root)
     builds: dict[str, Build] = {}
     results: dict[str, Result] = {}
@@ -156,8 +166,12 @@ def make(project: Project) -> Plan:
                     builds.pop(node_id, None)
     is_released = not manifest.spokes or (is_released and ReleaseStore(project.release).current() is not None)
     loads = current_loads(project, manifest)
+    if project.base:  # what its hub was built from is new enough
+        loads |= {node_id: builds[node_id].fingerprint or "" for node_id in loads.keys() & builds.keys()}
     steps = compare(manifest, definitions, builds, results, loads)
-    if not steps and not is_released:
+    if project.base:  # nothing is released from here, and only the hub keeps the record that a snapshot is
+        steps = [step for step in steps if step.node["resource_type"] != "snapshot"]
+    elif not steps and not is_released:
         steps = [Step(spoke, "unreleased") for spoke in manifest.spokes]
     goal = hashlib.sha256(json.dumps([definitions, loads], sort_keys=True).encode()).hexdigest()
     known = {**manifest.nodes, **manifest.sources}
@@ -289,6 +303,7 @@ def _elsewhere(hub: duckdb.DuckDBPyConnection, project: Project, manifest: Manif
 def _has_notes(hub: duckdb.DuckDBPyConnection) -> bool:
     """Whether a run has noted in the hub what it holds; runs did not always."""
     row = hub.execute(
-        "select count(*) from duckdb_columns() where schema_name = 'runs' and column_name = 'version'"
+        "select count(*) from duckdb_columns() where database_name = current_database() and schema_name = 'runs' "
+        "and column_name = 'version'"
     ).fetchone()
     return row is not None and row[0] == 2

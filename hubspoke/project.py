@@ -56,6 +56,17 @@ class Project:
         return self.root / "seeds" / "rule_exceptions.csv"
 
     @property
+    def base(self) -> "Project | None":
+        """The project whose hub this one reads, if it is a development environment: ``<warehouse>/dev/<name>``."""
+        base = Project(self.root, self.warehouse.parent.parent)
+        return base if self.warehouse.parent.name == "dev" and base.hub.is_file() else None
+
+    @property
+    def home(self) -> Path:
+        """Folder of what a warehouse shares with its development environments."""
+        return (self.base or self).warehouse
+
+    @property
     def hub(self) -> Path:
         """DuckDB file that dbt builds into; one process at a time has it open."""
         return self.warehouse / "hub.duckdb"
@@ -63,9 +74,9 @@ class Project:
     @property
     def landing(self) -> Path:
         """The landing zone: ``<source>/<table>/<load_id>/``."""
-        return self.warehouse / "landing"
+        return self.home / "landing"
 
     @property
     def release(self) -> Path:
         """The release store, the only thing that spokes read."""
-        return self.warehouse / "release"
+        return self.home / "release"

@@ -5,6 +5,7 @@ from datetime import datetime
 
 import duckdb
 
+from hubspoke.development import attach, refuse_if_gone
 from hubspoke.errors import HubspokeError
 from hubspoke.pages import sparkline
 from hubspoke.project import Project
@@ -124,14 +125,18 @@ def scans(hub: duckdb.DuckDBPyConnection, run_id: str) -> int:
 
 
 def open_hub(project: Project) -> duckdb.DuckDBPyConnection:
-    """Open the hub's file to read what runs have noted in it.
+    """Open the hub's file to read it and what runs have noted in it.
 
     Raises:
         HubspokeError: The hub has not been built, or is being built.
     """
+    refuse_if_gone(project)
     if not project.hub.is_file():
         raise HubspokeError("Nothing has been built yet. Run: hubspoke build")
     try:
-        return duckdb.connect(project.hub, read_only=True)
+        hub = duckdb.connect(project.hub, read_only=True)
     except duckdb.IOException:
         raise HubspokeError(f"{project.hub} is being built. Run this again when the build has ended.") from None
+    if project.base:
+        attach(project, hub)
+    return hub

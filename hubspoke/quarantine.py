@@ -12,6 +12,7 @@ from hubspoke.lineage import Lineage
 from hubspoke.manifest import Manifest
 from hubspoke.project import Project
 from hubspoke.quality import CURRENT_LEDGER, open_hub
+from hubspoke.sql import identifier
 
 MASK = "•••"
 """What stands for a value that describes a person."""
@@ -51,7 +52,7 @@ class Quarantine:
         found = []
         for model in self._models():
             rows = self._hub.execute(
-                f'select _rules_broken, count(*) from quarantine."{model}" group by all order by all'
+                f"select _rules_broken, count(*) from {self._rows(model)} group by all order by all"
             ).fetchall()
             found += [Held(model, rules.split(", "), count) for rules, count in rows]
         return sorted(found, key=lambda held: -held.rows)
@@ -68,9 +69,9 @@ class Quarantine:
         """
         self._known(model)
         personal = self._personal_columns(model)
-        columns = self._hub.execute(f'select * from quarantine."{model}" limit 0').description or []
+        columns = self._hub.execute(f"select * from {self._rows(model)} limit 0").description or []
         shown = ", ".join(f"'{MASK}' as \"{name}\"" if name in personal else f'"{name}"' for name, *_ in columns)
-        return self._hub.sql(f'select {shown} from quarantine."{model}" limit {limit}')
+        return self._hub.sql(f"select {shown} from {self._rows(model)} limit {limit}")
 
     def release(self, model: str, rule: str, condition: str, reason: str) -> int:
         """Let rows through a rule from the next build on, by a line in ``seeds/rule_exceptions.csv``.
@@ -93,7 +94,7 @@ class Quarantine:
             raise HubspokeError(f"no row of {model} is held back by {rule}; the rules are {', '.join(rules)}")
         try:
             row: Any = self._hub.execute(
-                f'select count(*) from quarantine."{model}" '
+                f"select count(*) from {self._rows(model)} "
                 f"where list_contains(string_split(_rules_broken, ', '), ?) and ({condition}\n)",
                 [rule],
             ).fetchone()
@@ -110,6 +111,15 @@ class Quarantine:
             f"select model from ({CURRENT_LEDGER}) where rows_quarantined > 0 order by all"
         ).fetchall()
         return [name for (name,) in rows]
+
+    def _rows(self, model: str) -> str:
+        """Return the relation of a model's rows; of one that a development environment has not built, in its hub."""
+        is_here = self._hub.execute(
+            "select 1 from duckdb_tables() where database_name = current_database() and schema_name = 'quarantine' "
+            "and table_name = ?",
+            [model],
+        ).fetchone()
+        return f"{'' if is_here else 'base.'}quarantine.{identifier(model)}"
 
     def _known(self, model: str) -> None:
         if model not in self._models():

@@ -21,17 +21,17 @@ from typing import Any
 import duckdb
 from sqlglot import exp
 
-from hubspoke.changelog import changes_since
-from hubspoke.dbt_plugin import pinned_tables
+from hubspoke.changelog import News, changes_since
 from hubspoke.landing import LandingZone
 from hubspoke.lineage import parse, relation_key, table_key
 from hubspoke.maintenance import Changed, Maintenance, NotMaintainable, Query, Types, inlined
-from hubspoke.manifest import Manifest, Node, takes_rows_out
+from hubspoke.manifest import Manifest, Node
+from hubspoke.pins import pinned_tables
 from hubspoke.plan import IN_PLACE, Plan, Step
 from hubspoke.project import Project
 from hubspoke.release import last_builds, last_results, release_hub
-from hubspoke.sql import columns_of, identifier
-from hubspoke.versions import is_view
+from hubspoke.sql import columns_of, identifier, quoted
+from hubspoke.versions import Build, is_view
 from hubspoke.volatility import volatile
 
 HOUSE_HOOKS = {"{{ record_build() }}", "{{ quality_gate() }}"}
@@ -87,6 +87,8 @@ def refresh(project: Project, plan: Plan, tell: Callable[[Step], None]) -> Refre
         NotRefreshable: It is not all new data, or a rule failed; the hub is as it was.
         HubspokeError: All was done, but the release was refused.
     """
+    if project.base:
+        raise NotRefreshable("a development environment reads no new data")
     _refuse(plan)
     with closing(_open(project)) as hub:
         refreshed = Refreshed()
@@ -101,25 +103,27 @@ def refresh(project: Project, plan: Plan, tell: Callable[[Step], None]) -> Refre
 
 def _refuse(plan: Plan) -> None:
     """Raise if a step is dbt's."""
-    manifest = plan.manifest
-    taking_out = {test.get("attached_node") for test in manifest.tests if takes_rows_out(test)}
     for step in plan.steps:
         node, name = step.node, step.node["name"]
         if step.why not in {"data", "outdated"} and not (step.is_test and step.why == "volatile"):
             raise NotRefreshable(f"{name}: {step.reason}")
         if step.is_test:
-            _refuse_test(manifest, node)
-            continue
-        config = node["config"]
-        hooks = {hook["sql"] for kind in ("pre-hook", "post-hook") for hook in config.get(kind) or []}
-        if node["resource_type"] != "model" or node.get("language") != "sql":
-            raise NotRefreshable(f"{name} is no SQL")
-        if config.get("materialized") not in {"view", "table"} or not hooks <= HOUSE_HOOKS or config.get("sql_header"):
-            raise NotRefreshable(f"{name} is more than a query that is kept as a view or a table")
-        if node["unique_id"] in taking_out:
-            raise NotRefreshable(f"rules take rows out of {name}")
-        if node["unique_id"] in volatile(manifest):
-            raise NotRefreshable(f"{name} is volatile")
+            _refuse_test(plan.manifest, node)
+        elif obstacle := left_to_dbt(plan.manifest, node):
+            raise NotRefreshable(f"{name} {obstacle}")
+
+
+def left_to_dbt(manifest: Manifest, node: Node) -> str:
+    """Say why only dbt can bring a model or seed up to date; empty if new data can be taken in without it."""
+    config = node["config"]
+    hooks = {hook["sql"] for kind in ("pre-hook", "post-hook") for hook in config.get(kind) or []}
+    if node["resource_type"] != "model" or node.get("language") != "sql":
+        return "is no model in SQL"
+    if config.get("materialized") not in {"view", "table"} or not hooks <= HOUSE_HOOKS or config.get("sql_header"):
+        return "is more than a query that is kept as a view or a table"
+    if word := volatile(manifest).get(node["unique_id"]):
+        return f"is volatile ({word})"
+    return ""
 
 
 def _refuse_test(manifest: Manifest, test: Node) -> None:
@@ -160,12 +164,6 @@ def _open(project: Project) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _leaves(sql: str) -> set[str]:
-    """Name the relations that a query reads (see ``Types``)."""
-    query = parse(sql)
-    return {table_key(table) for table in query.find_all(exp.Table) if table.args.get("db")} if query else set()
-
-
 @contextmanager
 def _transaction(hub: duckdb.DuckDBPyConnection) -> Iterator[None]:
     hub.begin()
@@ -177,6 +175,49 @@ def _transaction(hub: duckdb.DuckDBPyConnection) -> Iterator[None]:
     hub.commit()
 
 
+class Relations:
+    """What the hub's relations are, by what they are called in compiled SQL (see ``Types``).
+
+    Args:
+        manifest: The project.
+        builds: Last builds.
+        hub: A connection to the hub.
+
+    Attributes:
+        nodes: Nodes.
+        types: Columns.
+    """
+
+    def __init__(self, manifest: Manifest, builds: dict[str, Build], hub: duckdb.DuckDBPyConnection) -> None:
+        self._builds = builds
+        self.types: Types = {}
+        for *names, column, data_type in hub.execute(
+            "select database_name, schema_name, table_name, column_name, data_type from duckdb_columns() "
+            "where not internal"
+        ).fetchall():
+            self.types.setdefault(".".join(names).lower(), {})[column] = data_type
+        self.nodes = {
+            relation_key(node): node
+            for node in [*manifest.nodes.values(), *manifest.sources.values()]
+            if node.get("relation_name")
+        }
+
+    def written_out(self, sql: str) -> str:
+        """Write the queries of the hub's views into a query, in place of their names."""
+        return inlined(sql, self._view)
+
+    def read_by(self, sql: str) -> set[str]:
+        """Name what a query reads."""
+        query = parse(sql)
+        return {table_key(table) for table in query.find_all(exp.Table) if table.args.get("db")} if query else set()
+
+    def _view(self, relation: str) -> str | None:
+        node = self.nodes.get(relation)
+        if node is None or node["resource_type"] != "model" or not is_view(node):
+            return None
+        return self._builds[node["unique_id"]].compiled or None
+
+
 class _Run:
     """One run, in a transaction of the hub."""
 
@@ -184,20 +225,15 @@ class _Run:
         self._project, self._plan, self._hub, self._done = project, plan, hub, refreshed
         self._manifest = plan.manifest
         self._builds, self._results = last_builds(hub), last_results(hub)
+        self._relations = Relations(plan.manifest, self._builds, hub)
+        self._types = self._relations.types
         self._changes: dict[str, Changed | None] = {}
         self._numbers = 0
-        self._types: Types = {}
-        for *names, column, data_type in hub.execute(
-            "select database_name, schema_name, table_name, column_name, data_type from duckdb_columns() "
-            "where not internal"
-        ).fetchall():
-            self._types.setdefault(".".join(names).lower(), {})[column] = data_type
-        self._nodes = {
-            relation_key(node): node
-            for node in [*self._manifest.nodes.values(), *self._manifest.sources.values()]
-            if node.get("relation_name")
-        }
         self._gates: dict[str, dict[str, Any]] = {}
+        self._gate_of: dict[str, list[dict[str, Any]]] = {}
+        self._taken: dict[str, int] = {}
+        self._rows_in: dict[str, int] = {}
+        self._dropped: dict[str, int] = {}
         self._measured: dict[str, tuple[str, int]] = {}
         self._queries: dict[str, str | None] = {}
 
@@ -211,6 +247,7 @@ class _Run:
             if not is_view(step.node):
                 self._bring_up_to_date(step.node)
             self._note_build(step.node, time.monotonic() - begun)
+            self._keep_ledger(step.node)
         for step in self._plan.tested:
             tell(step)
             self._judge(step)
@@ -239,35 +276,41 @@ class _Run:
         view = source["relation_name"]
         columns = columns_of(self._hub, view)
         news = changes_since(LandingZone(self._project.landing), source["source_name"], source["name"], before)
-        if news and self._count(f"select 1 from {news.relation} where _change = 'truncate'"):
+        if news and self._count(f"select 1 from {news.changes} where _change = 'truncate'"):
             news = None
-        rows, removed = "", ""
-        if news and news.key:
-            keys = self._keep(f"select distinct {', '.join(news.key)} from {news.relation}")
-            same = " and ".join(f"_keys.{column} is not distinct from _rows.{column}" for column in news.key)
-            rows = f"select _rows.* from {view} as _rows semi join {keys} as _keys on {same}"
-            removed = self._keep(rows)
-        elif news:
-            rows = f"select {', '.join(map(identifier, columns))} from {news.relation}"
-            removed = self._keep(f"from {view} limit 0")
+        before_sql, now_sql = self._rows_of(news, view, list(columns)) if news else ("", "")
+        removed = self._keep(before_sql) if news else ""
         for suffix, sql in load["views"].items():
             name = f"{identifier(source['schema'])}.{identifier(source['identifier'] + suffix)}"
             self._hub.execute(f"create or replace view {name} as {sql}")
         if columns_of(self._hub, view) != columns:
             raise NotRefreshable(f"{source['name']} has other columns")
         key = tuple(column[1:-1].lower() for column in news.key) if news else ()
-        self._changes[relation_key(source)] = Changed(removed, self._keep(rows), key) if news else None
+        self._changes[relation_key(source)] = Changed(removed, self._keep(now_sql), key) if news else None
         self._insert_build(source["unique_id"], load["load_id"], "")
+
+    def _rows_of(self, news: News, view: str, columns: list[str]) -> tuple[str, str]:
+        """Return SQL for the rows of a source that went, to run while its view shows them, and for those that came."""
+        listed = ", ".join(map(identifier, columns))
+        if not news.key:
+            return f"from {view} limit 0", f"select {listed} from {news.changes}"
+        keys = self._keep(f"select distinct {', '.join(news.key)} from {news.changes}")
+        if news.is_by_key:
+            before, now = news.rows(keys)
+            return f"select {listed} from ({before})", f"select {listed} from ({now})"
+        same = " and ".join(f"_keys.{column} = _rows.{column}" for column in news.key)
+        rows = f"select _rows.* from {view} as _rows semi join {keys} as _keys on {same}"
+        return rows, rows
 
     # --- models
 
     def _bring_up_to_date(self, model: Node) -> None:
         """Compute what has changed in a table, and write it."""
         name, number = model["name"], self._builds[model["unique_id"]].number
-        sql = self._inlined(self._builds[model["unique_id"]].compiled)
+        sql = self._relations.written_out(self._builds[model["unique_id"]].compiled)
         changed = {
             leaf: self._changes[leaf] if self._is_known_since(leaf, number) else None
-            for leaf in _leaves(sql)
+            for leaf in self._relations.read_by(sql)
             if leaf in self._changes or not self._is_known_since(leaf, number)
         }
         if not changed:
@@ -287,7 +330,7 @@ class _Run:
 
     def _is_known_since(self, leaf: str, number: int) -> bool:
         """Whether a relation holds what a build of that number read, but for what this run has changed."""
-        node = self._nodes.get(leaf)
+        node = self._relations.nodes.get(leaf)
         build = self._builds.get(node["unique_id"]) if node else None
         return build is not None and build.number < number
 
@@ -308,7 +351,9 @@ class _Run:
         touched, whole = self._count(f"from {stale}"), self._count(f"from {relation}")
         if touched > WORTHWHILE_SHARE * whole:
             raise NotMaintainable(f"{100 * touched // whole} % of its rows are touched")
-        fresh = self._filled_like(relation, maintenance.recomputed(keys, {leaf: changes[leaf] for leaf in felt}))
+        self._refuse_split_keys(model, maintenance.key)
+        rows = self._filled_like(relation, maintenance.recomputed(keys, {leaf: changes[leaf] for leaf in felt}))
+        fresh = self._gated(model, rows, f"semi join {maintenance.matches(keys, '_rows')}")
         change = self._compared(stale, fresh)
         if self._is_change(change):
             self._hub.execute(
@@ -337,9 +382,12 @@ class _Run:
         relation = model["relation_name"]
         if self._count(f"from {relation}") > COMPARED_ROWS:
             self._hub.execute(f"delete from {relation}")
-            self._hub.execute(f"insert into {relation} by name select * from ({sql}\n)")
+            if self._taking_out(model):
+                self._hub.execute(f"insert into {relation} from {self._gated(model, self._filled_like(relation, sql))}")
+            else:
+                self._hub.execute(f"insert into {relation} by name select * from ({sql}\n)")
             return None
-        fresh = self._filled_like(relation, sql)
+        fresh = self._gated(model, self._filled_like(relation, sql))
         change = self._compared(relation, fresh)
         if self._is_change(change):
             self._hub.execute(f"delete from {relation}")
@@ -357,14 +405,96 @@ class _Run:
         self._hub.execute(f"insert into {table} by name select * from ({sql}\n)")
         return table
 
-    def _inlined(self, sql: str) -> str:
-        return inlined(sql, self._view)
+    # --- rows that rules take out
 
-    def _view(self, relation: str) -> str | None:
-        node = self._nodes.get(relation)
-        if node is None or node["resource_type"] != "model" or not is_view(node):
-            return None
-        return self._builds[node["unique_id"]].compiled or None
+    def _taking_out(self, model: Node) -> list[dict[str, Any]]:
+        """List the rules that take rows out of a model."""
+        about = self._gate_of.get(model["unique_id"], [])
+        return [rule for rule in about if rule["on_failure"] in {"quarantine", "drop"}]
+
+    def _refuse_split_keys(self, model: Node, key: tuple[str, ...]) -> None:
+        """Refuse to take rows out by keys alone, where that hangs on other rows, or where nobody kept what went."""
+        for rule in self._taking_out(model):
+            if rule["on_failure"] == "drop":
+                raise NotMaintainable(f"{rule['name']} drops rows, which nobody keeps")
+            if rule["kind"] == "key" and not set(map(identifier, key)) <= {column.lower() for column in rule["key"]}:
+                raise NotMaintainable(f"{rule['name']} compares rows of several {', '.join(key)}")
+
+    def _gated(self, model: Node, rows: str, some: str = "") -> str:
+        """Take out of a model's new rows what its rules say, as its gate does.
+
+        Args:
+            model: The model.
+            rows: Name of a relation that holds them.
+            some: A join that narrows what is quarantined already to what these rows take the place of; empty for all.
+
+        Returns:
+            Name of a relation that holds those that stay.
+        """
+        taking = self._taking_out(model)
+        if not taking:
+            return rows
+        every = [rule for rule in self._gate_of[model["unique_id"]] if rule["kind"] != "whole"]
+        broken = [rule for rule in every if rule["kind"] == "row"]
+        faulty = " or ".join(f"({rule['sql']})" for rule in broken) or "false"
+        flags = []
+        for number, rule in enumerate(every):
+            if rule["kind"] == "row":
+                flag = f"coalesce({rule['sql']}, false)"
+            else:
+                first = f"{rule['first_by']}, " if rule["first_by"] else ""
+                others = (
+                    f"partition by {', '.join(rule['key'])}, {rule['sql']} order by ({faulty}) is true, {first}rowid"
+                )
+                flag = f"coalesce({rule['sql']}, false) and row_number() over ({others}) > 1"
+            flags.append(f"{flag} as _rule_{number}")
+        judged = self._keep(f"select _gated.*, {', '.join(flags)} from {rows} as _gated")
+
+        def breaks(*actions: str) -> str:
+            return (
+                " or ".join(f"_rule_{place}" for place, rule in enumerate(every) if rule["on_failure"] in actions)
+                or "false"
+            )
+
+        names = ", ".join(
+            f"case when _rule_{place} then '{quoted(rule['name'])}' end" for place, rule in enumerate(every)
+        )
+        columns = ", ".join(f"_judged.{identifier(name)}" for name in self._types[relation_key(model)])
+        held = f"quarantine.{identifier(model['alias'])}"
+        self._hub.execute(f"delete from {held} where rowid in (select _rows.rowid from {held} as _rows {some})")
+        self._hub.execute(
+            f"insert into {held} by name select {columns}, concat_ws(', ', null, {names}) as _rules_broken, "
+            f"'{quoted(model['name'])}' as _model, '{self._done.run_id}' as _run_id, now() as _quarantined_at "
+            f"from {judged} as _judged where {breaks('quarantine')}"
+        )
+        if not some:
+            self._dropped[model["unique_id"]] = self._count(
+                f"select 1 from {judged} where ({breaks('drop')}) and not ({breaks('quarantine')})"
+            )
+        for place, rule in enumerate(every):
+            if rule in taking:
+                named = f"list_contains(string_split(_rules_broken, ', '), '{quoted(rule['name'])}')"
+                counted = (
+                    f"select 1 from {held} where {named}" if some else f"select 1 from {judged} where _rule_{place}"
+                )
+                self._taken[rule["test_id"]] = self._count(counted)
+        return self._keep(f"select {columns} from {judged} as _judged where not ({breaks('quarantine', 'drop')})")
+
+    def _keep_ledger(self, model: Node) -> None:
+        """Note where every row of a model went."""
+        if not self._taking_out(model):
+            return
+        node_id, held = model["unique_id"], f"quarantine.{identifier(model['alias'])}"
+        before = self._hub.execute(
+            "select rows_dropped from quality.ledger where node_id = ? order by build_number desc limit 1", [node_id]
+        ).fetchone()
+        dropped = self._dropped.get(node_id, before[0] if before else 0)
+        kept, quarantined = self._count(f"from {model['relation_name']}"), self._count(f"from {held}")
+        self._rows_in[node_id] = kept + quarantined + dropped
+        self._hub.execute(
+            "insert into quality.ledger values (?, nextval('runs.build_number'), ?, ?, ?, ?, ?, ?, now())",
+            [self._done.run_id, node_id, model["name"], self._rows_in[node_id], kept, quarantined, dropped],
+        )
 
     # --- rules
 
@@ -375,8 +505,10 @@ class _Run:
             "qualify row_number() over (partition by node_id order by build_number desc) = 1"
         )
         self._queries = dict(rows.fetchall())
-        for (rules,) in self._hub.execute("select rules from quality.gates").fetchall():
-            self._gates |= {rule["test_id"]: rule for rule in json.loads(rules)}
+        for node_id, rules in self._hub.execute("select node_id, rules from quality.gates").fetchall():
+            current = [rule for rule in json.loads(rules) if rule["test_id"] in self._manifest.nodes]
+            self._gate_of[node_id] = current
+            self._gates |= {rule["test_id"]: rule for rule in current}
         rows = self._hub.execute(
             "select test_id, definition, rows_failed from quality.measurements "
             "qualify row_number() over (partition by test_id order by build_number desc) = 1"
@@ -395,7 +527,7 @@ class _Run:
             reported = failed
         elif gate is not None:
             about = self._manifest.get(test["attached_node"])
-            rows_tested = self._count(f"from {about['relation_name']}")
+            rows_tested = self._rows_in.get(about["unique_id"]) or self._count(f"from {about['relation_name']}")
             failed, observed = self._measure(gate, about)
             share = gate["max_failed_share"]
             is_reported = failed > share * rows_tested if share is not None else gate["is_reported"]
@@ -433,8 +565,8 @@ class _Run:
 
     def _found_by_change(self, sql: str, number: int) -> int | None:
         """Count the rows of a query that gave none until a number, where only what changed since can have made some."""
-        query = self._inlined(sql)
-        leaves = _leaves(query)
+        query = self._relations.written_out(sql)
+        leaves = self._relations.read_by(query)
         if not all(self._is_known_since(leaf, number) for leaf in leaves):
             return None
         changes = {leaf: self._changes[leaf] for leaf in leaves if leaf in self._changes}
@@ -460,6 +592,8 @@ class _Run:
             return int(bool(row[2])), None if row[1] is None else str(row[1])
         keys = ", ".join(gate["key"])
         definition, before = self._measured.get(gate["test_id"], ("", -1))
+        if gate["on_failure"] in {"quarantine", "drop"}:
+            return self._taken.get(gate["test_id"], before), None
         change = self._changes.get(relation_key(about))
         is_clean = before == 0 and definition == gate["definition"]
         if is_clean and not gate["others"] and not is_view(about):

@@ -404,6 +404,8 @@ def release_hub(
     current = store.current()
     readers_see = f"readers keep release {current.number}" if current else "there is no release yet"
     _note(hub, manifest, run_id, ran or expected)
+    if project.base:
+        return f"Not released: {project.warehouse.name} is a development environment; {readers_see}."
     if not manifest.spokes:
         return "Not released: models/spokes/ holds no model, so nobody has ordered anything."
     builds, results = last_builds(hub), last_results(hub)
@@ -475,7 +477,8 @@ def state_of(manifest: Manifest, builds: dict[str, Build]) -> str:
 def released_state(hub: duckdb.DuckDBPyConnection) -> str:
     """Return the state that the last release was made of, or found to be equal to; empty text if there was none."""
     if not hub.execute(
-        "select 1 from duckdb_tables() where schema_name = 'runs' and table_name = 'released'"
+        "select 1 from duckdb_tables() where database_name = current_database() and schema_name = 'runs' "
+        "and table_name = 'released'"
     ).fetchall():
         return ""
     row = hub.execute("select state from runs.released").fetchone()

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import duckdb
 
-from hubspoke.dbt_plugin import landed_tables
 from hubspoke.errors import HubspokeError
 from hubspoke.files import UNFINISHED, discard_folder, exclusive
 from hubspoke.landing import LandingZone, Load, Position
 from hubspoke.manifest import Manifest, Node
+from hubspoke.pins import landed_tables
 from hubspoke.project import Project
 from hubspoke.quality import open_hub
 from hubspoke.release import measure

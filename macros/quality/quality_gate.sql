@@ -349,7 +349,8 @@
     {%- for rule in row_rules + whole_rules -%}
         {%- set key = context[rule.template ~ '__key'](rule) if rule.kind == 'key' else [] -%}
         {%- do noted.append({
-            'test_id': rule.id, 'definition': rule.definition, 'kind': rule.kind, 'others': rule.other is not none, 'key': key,
+            'test_id': rule.id, 'name': rule.name, 'definition': rule.definition, 'kind': rule.kind, 'on_failure': rule.on_failure,
+            'others': rule.other is not none, 'key': key, 'first_by': rule.arguments.get('keep_first_by'),
             'sql': _broken(rule) if rule.kind == 'row' else _in_rule(rule, key) if rule.kind == 'key' else _figures([rule]),
             'max_failed_share': rule.max_failed_share,
             'is_reported': rule.on_failure in ['warn', 'fail'] or rule.has_threshold

@@ -20,12 +20,21 @@
             {%- endif -%}
         {%- endfor -%}
         {%- if in_place -%}{%- do _pin_in_place(in_place) -%}{%- endif -%}
+        {%- do _make_room_for_seeds() -%}
         {%- if missing -%}
             {%- do exceptions.raise_compiler_error(
                 'Nothing has landed yet for ' ~ missing | join(', ') ~ '. Land it first: hubspoke ingest'
             ) -%}
         {%- endif -%}
     {%- endif -%}
+{% endmacro %}
+
+{#- dbt puts no seed in the place of a view, which is what a development environment has of one. -#}
+{% macro _make_room_for_seeds() %}
+    {%- for node in graph.nodes.values() if node.resource_type == 'seed' and node.unique_id in selected_resources -%}
+        {%- set there = adapter.get_relation(node.database, node.schema, node.alias) -%}
+        {%- if there and there.is_view -%}{%- do adapter.drop_relation(there) -%}{%- endif -%}
+    {%- endfor -%}
 {% endmacro %}
 
 {#- Nobody tells whether a source that is read where it is has changed, so each run that reads it counts as a new build of it. -#}

@@ -223,6 +223,13 @@ def corner_shop(built_shop: Sandbox, tmp_path: Path) -> Sandbox:
     return unreleased(built_shop, tmp_path / "project")
 
 
+@pytest.fixture
+def settled(sandbox: Sandbox) -> Sandbox:
+    """A project that is built and released where it is: to a plan, a copy of one is a project that was moved."""
+    sandbox.run("hubspoke", "build")
+    return sandbox
+
+
 @contextmanager
 def private_postgres(**settings: str) -> Iterator[LocalServer]:
     """A PostgreSQL server in a folder of its own."""

@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from hubspoke import compaction
 from hubspoke.changelog import AUDIT, table_views
 from hubspoke.compaction import compact, tidy
-from hubspoke.dbt_plugin import pinned_tables
 from hubspoke.errors import HubspokeError
 from hubspoke.exports import ingest
 from hubspoke.files import commit_folder, exclusive, write_whole
 from hubspoke.landing import REJECTS, LandingZone, Load, Position
 from hubspoke.landing_report import report
+from hubspoke.pins import pinned_tables
 from hubspoke.project import Project
 from hubspoke.sources import Ingest, SourceTable, read_sources
 

@@ -24,10 +24,10 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from hubspoke import streams
-from hubspoke.dbt_plugin import landed_tables
 from hubspoke.errors import HubspokeError
 from hubspoke.exports import ingest
 from hubspoke.landing import REJECTS, LandingZone, Outcome
+from hubspoke.pins import landed_tables
 from hubspoke.probe import check
 from hubspoke.project import Project
 from hubspoke.scaffold import new_source

@@ -16,10 +16,10 @@ from conftest import LOGICAL, ROOT, Sandbox, private_database, private_postgres
 from psycopg.conninfo import make_conninfo
 
 from hubspoke.cdc import catch_up
-from hubspoke.dbt_plugin import landed_tables
 from hubspoke.exports import ingest
 from hubspoke.federated import federated_views
 from hubspoke.landing import LandingZone
+from hubspoke.pins import landed_tables
 from hubspoke.project import Project
 from hubspoke.sources import read_sources
 
