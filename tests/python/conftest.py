@@ -1,4 +1,8 @@
-"""Shared fixtures: small projects that are whole copies of this one over a sample of the running example."""
+"""Shared fixtures: copies of this project over a sample of the running example, and a corner shop of 17 models.
+
+What a test shows of the running example itself needs the sample; what Hubspoke does with any project is shown on the
+corner shop, where a build takes a fraction of the time.
+"""
 
 import os
 import random
@@ -15,7 +19,9 @@ from typing import Any
 import duckdb
 import psycopg
 import pytest
+from corner_shop import write_corner_shop
 from filelock import FileLock
+from forge import Forge
 
 from hubspoke.postgres_server import LocalServer
 from hubspoke.project import Project
@@ -23,6 +29,7 @@ from hubspoke.project import Project
 os.environ.pop("HUBSPOKE_SOURCES", None)  # what the suite tests is as the project says
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+FORGE = Forge()
 PARTS = [
     "analyses",
     "models",
@@ -53,14 +60,11 @@ class Sandbox:
     root: Path
 
     def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-        result = subprocess.run(
-            [BIN / command[0], *command[1:]],
+        result = FORGE.run(
+            [str(BIN / command[0]), *command[1:]],
             cwd=self.root,
             env={**os.environ, "NO_COLOR": "1", "HUBSPOKE_WAREHOUSE": "warehouse", **environment},
-            capture_output=True,
-            text=True,
             timeout=600,
-            check=False,
         )
         if check:
             assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout}\n{result.stderr}"
@@ -122,15 +126,22 @@ def write_sample(folder: Path) -> None:
 
 
 def once(
-    tmp_path_factory: pytest.TempPathFactory, worker_id: str, name: str, make: Callable[[Sandbox], None]
+    tmp_path_factory: pytest.TempPathFactory,
+    worker_id: str,
+    name: str,
+    make: Callable[[Sandbox], None],
+    begin: Callable[[Path], Sandbox] = copy_project,
 ) -> Sandbox:
-    """A copy of this project that one worker makes and all use. Read it; run nothing in it that writes."""
+    """A project, a copy of this one if nothing else is said, that one worker makes and all use.
+
+    Read it; run nothing in it that writes.
+    """
     shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
     target = shared / name
     with FileLock(shared / f"{name}.lock"):
         if not (target / "done").exists():
             shutil.rmtree(target, ignore_errors=True)
-            make(copy_project(target))
+            make(begin(target))
             (target / "done").touch()
     return Sandbox(target)
 
@@ -161,13 +172,55 @@ def whole(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Sandbox:
     return once(tmp_path_factory, worker_id, "whole", make)
 
 
-@pytest.fixture
-def sandbox(built: Sandbox, tmp_path: Path) -> Sandbox:
-    """A sample project of the test's own: landed and built, nothing released yet."""
-    target = tmp_path / "project"
+@pytest.fixture(scope="session")
+def built_shop(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Sandbox:
+    """The corner shop, ingested, built and released."""
+
+    def make(shop: Sandbox) -> None:
+        write_corner_shop(shop.root)
+        for part in (".sqlfluff", ".sqlfluffignore"):
+            shutil.copy(ROOT / part, shop.root)
+        shop.run("hubspoke", "ingest")
+        (shop.root / "build.txt").write_text(shop.run("hubspoke", "build").stdout)
+
+    return once(tmp_path_factory, worker_id, "built_shop", make, minimal_project)
+
+
+def unreleased(built: Sandbox, target: Path) -> Sandbox:
+    """Copy a project without what it has released."""
     not_released = {str(built.root / "warehouse"): {"release", "tmp"}}
     shutil.copytree(built.root, target, symlinks=True, ignore=lambda folder, _: not_released.get(folder, set()))
     return Sandbox(target)
+
+
+@pytest.fixture
+def sandbox(built: Sandbox, tmp_path: Path) -> Sandbox:
+    """A sample project of the test's own: landed and built, nothing released yet."""
+    return unreleased(built, tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def released_shop(built_shop: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
+    """The corner shop, built and released in a folder that it is taken back to before each test of ``settled_shop``."""
+    folder = tmp_path_factory.mktemp("settled")
+    shop = unreleased(built_shop, folder / "project")
+    shop.run("hubspoke", "build")
+    shutil.copytree(shop.root, folder / "kept", symlinks=True)
+    return shop
+
+
+@pytest.fixture
+def settled_shop(released_shop: Sandbox) -> Sandbox:
+    """A corner shop of the test's own, built and released where it is: to a plan, a copy of one was moved."""
+    shutil.rmtree(released_shop.root, ignore_errors=True)
+    shutil.copytree(released_shop.root.with_name("kept"), released_shop.root, symlinks=True)
+    return released_shop
+
+
+@pytest.fixture
+def corner_shop(built_shop: Sandbox, tmp_path: Path) -> Sandbox:
+    """A corner shop of the test's own: landed and built, nothing released yet."""
+    return unreleased(built_shop, tmp_path / "project")
 
 
 @pytest.fixture

@@ -4,12 +4,11 @@ import os
 import signal
 import subprocess
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 from conftest import BIN, Sandbox
+from corner_shop import write_table
 
 from hubspoke.errors import HubspokeError
 from hubspoke.freshness import History, Measurement, say, targets
@@ -111,10 +110,10 @@ def test_a_miss_is_one_beyond_the_target() -> None:
 
 
 def declare(sandbox: Sandbox, freshness: str) -> None:
-    file = sandbox.root / "models/spokes/crm/spoke_crm__winback_audience.yml"
+    file = sandbox.root / "models/spokes/crm/spoke_crm__regulars.yml"
     lines = [line for line in file.read_text().splitlines() if "freshness:" not in line]
-    place = lines.index("  - name: spoke_crm__winback_audience") + 1
-    lines.insert(place, f"    config: {{ meta: {{ freshness: {freshness} }} }}")
+    place = lines.index("- name: spoke_crm__regulars") + 1
+    lines.insert(place, f"  config: {{ meta: {{ freshness: {freshness} }} }}")
     file.write_text("\n".join(lines) + "\n")
 
 
@@ -144,28 +143,25 @@ def run_until(sandbox: Sandbox, word: str, timeout: float) -> str:
     return "".join(told)
 
 
-def test_the_loop_waits_while_it_may_builds_in_time_and_says_what_a_miss_came_from(sandbox: Sandbox) -> None:
-    sandbox.run("hubspoke", "build")
-    declare(sandbox, "1 hour")
-    sandbox.run("hubspoke", "build")
-    assert "lags 0.0 seconds of 1 hour" in sandbox.run("hubspoke", "status").stdout
-    file = sandbox.root / "exports/demographics.parquet"
-    duckdb.sql(f"copy (select * replace ('Unknown' as marital_status) from '{file}') to '{file}.new' (format parquet)")
-    Path(f"{file}.new").replace(file)
-    sandbox.run("hubspoke", "ingest", "crm")
-    assert "building" not in run_until(sandbox, "building", 12)
-    declare(sandbox, "1 second")
-    late = sandbox.run("hubspoke", "status", "--strict", check=False)
+def test_the_loop_waits_while_it_may_builds_in_time_and_says_what_a_miss_came_from(settled_shop: Sandbox) -> None:
+    declare(settled_shop, "1 hour")
+    settled_shop.run("hubspoke", "build")
+    assert "lags 0.0 seconds of 1 hour" in settled_shop.run("hubspoke", "status").stdout
+    write_table(settled_shop.root, "crm.customers", "select range as customer_id, '19-24' as age from range(1, 41)")
+    settled_shop.run("hubspoke", "ingest", "crm")
+    assert "building" not in run_until(settled_shop, "building", 12)
+    declare(settled_shop, "0.1 seconds")  # no build is as fast
+    late = settled_shop.run("hubspoke", "status", "--strict", check=False)
     assert (late.returncode, "LATE" in late.stdout) == (1, True)
-    told = run_until(sandbox, "release ", 60)
-    assert "building: spoke_crm__winback_audience" in told or "building: crm.demographics for" in told
+    told = run_until(settled_shop, "release ", 60)
+    assert "building: spoke_crm__regulars" in told or "building: crm.customers for" in told
     assert "release " in told
-    kept = sandbox.run("hubspoke", "status", "--strict").stdout
-    assert "fresh      lags 0.0 seconds of 1 second" in kept
+    kept = settled_shop.run("hubspoke", "status", "--strict").stdout
+    assert "fresh      lags 0.0 seconds of 0.1 seconds" in kept
     assert "1 missed  cannot be met: a build takes" in kept
-    assert "spoke_crm__winback_audience: 1 second cannot be kept: a build takes" in run_until(sandbox, "cannot", 30)
-    sandbox.run("hubspoke", "suspend", "spoke_crm__winback_audience")
-    assert "suspended" in sandbox.run("hubspoke", "status").stdout
-    sandbox.run("hubspoke", "resume", "spoke_crm__winback_audience")
-    refused = sandbox.run("hubspoke", "suspend", "spoke_bi__departments", check=False)
+    assert "spoke_crm__regulars: 0.1 seconds cannot be kept: a build takes" in run_until(settled_shop, "cannot", 30)
+    settled_shop.run("hubspoke", "suspend", "spoke_crm__regulars")
+    assert "suspended" in settled_shop.run("hubspoke", "status").stdout
+    settled_shop.run("hubspoke", "resume", "spoke_crm__regulars")
+    refused = settled_shop.run("hubspoke", "suspend", "spoke_bi__departments", check=False)
     assert refused.stderr.startswith("Error: spoke_bi__departments declares no freshness; those that do: spoke_crm__")

@@ -163,16 +163,16 @@ def test_before_the_first_release_there_is_nothing_to_compare_with(
     assert outcomes[template] == ("not tried", "nothing has been released to compare with")
 
 
-def test_rules_on_sources_and_rules_that_compare_with_the_release_find_faults(sandbox: Sandbox) -> None:
+def test_rules_on_sources_and_rules_that_compare_with_the_release_find_faults(corner_shop: Sandbox) -> None:
     rules = [{name: {"name": name, "arguments": arguments}} for name, arguments in AS_RELEASED.items()]
-    sandbox.edit(
+    corner_shop.edit(
         "models/spokes/bi/spoke_bi__departments.yml",
-        "  - name: spoke_bi__departments\n",
-        f"  - name: spoke_bi__departments\n    data_tests: {json.dumps(rules)}\n",
+        "- name: spoke_bi__departments\n",
+        f"- name: spoke_bi__departments\n  data_tests: {json.dumps(rules)}\n",
     )
-    sandbox.run("hubspoke", "build", "--select", "spoke_bi__departments")
+    corner_shop.run("hubspoke", "build", "--select", "spoke_bi__departments")
     command = ("hubspoke", "quality", "mutate", "--all", "spoke_bi__departments", "catalog.products")
-    said = sandbox.run(*command).stdout
+    said = corner_shop.run(*command).stdout
     assert said.endswith(" 0 survived, 0 not tried\n"), said
     assert said.count("spoke_bi__departments: ") == len(AS_RELEASED)
     assert "catalog.products: source_unique_catalog_products_product_id\n           one row twice\n" in said

@@ -669,37 +669,37 @@ def test_a_promised_key_that_does_not_hold_is_left_out_and_a_declared_one_is_an_
     assert bench.ask("select count(*) from bi.spoke_bi__sales") == [(100,)]
 
 
-def test_from_the_command_line(sandbox: Sandbox) -> None:
+def test_from_the_command_line(corner_shop: Sandbox) -> None:
     """As a person does: a server, a release, a reader; the folder is one that PostgreSQL's user may not enter."""
-    link = sandbox.root / "warehouse/postgres/data"
+    link = corner_shop.root / "warehouse/postgres/data"
     try:
-        started = sandbox.run("hubspoke", "serve", "postgres", "--background", HUBSPOKE_POSTGRES="")
+        started = corner_shop.run("hubspoke", "serve", "postgres", "--background", HUBSPOKE_POSTGRES="")
         assert "hubspoke build publishes the first one here, too." in started.stdout
         line = next(line for line in started.stdout.splitlines() if line.startswith("psql "))
         secret = Path(line.split("password: ")[1]).read_text().strip()
         assert secret not in started.stdout + started.stderr
-        again = sandbox.run("hubspoke", "serve", "postgres", "--background", check=False)
+        again = corner_shop.run("hubspoke", "serve", "postgres", "--background", check=False)
         assert "it runs already" in again.stderr
-        told = sandbox.run("dbt", "test", "--select", "mart_sales__daily_stores+").stdout
-        assert "PostgreSQL: readers see release 1; 10 of 10 relations copied." in told
+        told = corner_shop.run("dbt", "test", "--select", "mart_sales__days+").stdout
+        assert "PostgreSQL: readers see release 1; 3 of 3 relations copied." in told
         read = subprocess.run(
-            [*line.split('"')[0].split(), line.split('"')[1], "-Atc", "select count(*) > 0 from spoke_bi__products"],
+            [*line.split('"')[0].split(), line.split('"')[1], "-Atc", "select count(*) > 0 from spoke_bi__departments"],
             env={**os.environ, "PGPASSWORD": secret},
             capture_output=True,
             text=True,
             check=True,
         )
         assert read.stdout == "t\n"
-        assert "nothing to copy" in sandbox.run("hubspoke", "publish").stdout
-        assert "has a password already" in sandbox.run("hubspoke", "spokes", "password", "bi").stdout
-        assert sandbox.run("hubspoke", "spokes", "sync").stdout == "spoke_bi: may log in\n"
-        wrong = sandbox.run("hubspoke", "spokes", "password", "nobody", check=False)
-        assert "there are bi, crm, ml" in wrong.stderr
-        assert sandbox.run("hubspoke", "serve", "postgres", "--stop").stdout == "Stopped.\n"
-        refused = sandbox.run("hubspoke", "publish", check=False)
+        assert "nothing to copy" in corner_shop.run("hubspoke", "publish").stdout
+        assert "has a password already" in corner_shop.run("hubspoke", "spokes", "password", "bi").stdout
+        assert corner_shop.run("hubspoke", "spokes", "sync").stdout == "spoke_bi: may log in\n"
+        wrong = corner_shop.run("hubspoke", "spokes", "password", "nobody", check=False)
+        assert "there are bi, crm" in wrong.stderr
+        assert corner_shop.run("hubspoke", "serve", "postgres", "--stop").stdout == "Stopped.\n"
+        refused = corner_shop.run("hubspoke", "publish", check=False)
         assert "no PostgreSQL server is configured" in refused.stderr
     finally:
-        sandbox.run("hubspoke", "serve", "postgres", "--stop", check=False)
+        corner_shop.run("hubspoke", "serve", "postgres", "--stop", check=False)
         if link.is_symlink():
             shutil.rmtree(link.resolve())
 

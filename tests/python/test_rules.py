@@ -110,23 +110,22 @@ def test_what_only_the_whole_project_shows_is_named_before_the_first_model(minim
     assert "START sql" not in said
 
 
-@pytest.mark.parametrize(
-    ("test", "message"),
-    [
-        (rule("accepted_range", RANGE, where="amount >>> 2"), "amount >>> 2"),
-        (rule("matches_pattern", {"column_name": "name", "pattern": "a{2,1}"}), "a{2,1}"),
-        (rule("expression_is_true", {"expression": "amout > 1"}), "amout"),
-    ],
-)
-def test_what_only_the_engine_can_tell_names_the_model_and_the_rule(
-    minimal: Sandbox, test: dict[str, Any], message: str
-) -> None:
-    write_lines(minimal, [test, rule("not_null", {"column_name": "id"}, name="good")])
-    result = minimal.run("dbt", "build", check=False)
+def test_what_only_the_engine_can_tell_names_the_model_and_the_rule(tmp_path: Path) -> None:
+    sandbox = minimal_project(tmp_path / "project")
+    mistakes = {
+        "lines": (rule("accepted_range", RANGE, name="odd_where", where="amount >>> 2"), "amount >>> 2"),
+        "items": (rule("matches_pattern", {"column_name": "name", "pattern": "a{2,1}"}, name="odd_text"), "a{2,1}"),
+        "rows": (rule("expression_is_true", {"expression": "amout > 1"}, name="odd_name"), "amout"),
+    }
+    for name, (test, _) in mistakes.items():
+        write_lines(sandbox, [test, rule("not_null", {"column_name": "id"}, name=f"good_{name}")], name)
+    result = sandbox.run("dbt", "build", check=False)
     assert result.returncode != 0
     said = " ".join(result.stdout.split())
-    assert "models/hub/core/lines.yml: rule my_rule:" in said
-    assert message in said
+    for name, (test, message) in mistakes.items():
+        [told] = test.values()
+        heading = f"models/hub/core/{name}.yml: rule {told['name']}:"
+        assert message in said.partition(heading)[2].partition(".yml: rule")[0]
     assert "rule good" not in said
 
 
@@ -287,49 +286,47 @@ def test_what_cannot_be_cast_lands_and_is_held_back_with_its_reason(tmp_path: Pa
     ]
 
 
-def test_a_spoke_that_moves_against_its_release_is_found(sandbox: Sandbox) -> None:
+def test_a_spoke_that_moves_against_its_release_is_found(corner_shop: Sandbox) -> None:
     """Rules that compare with the current release pass before there is one, and fail for what changed since."""
-    yml, sql = (f"models/spokes/bi/spoke_bi__daily_stores.{kind}" for kind in ("yml", "sql"))
-    sandbox.edit(
+    yml, sql = (f"models/spokes/bi/spoke_bi__days.{kind}" for kind in ("yml", "sql"))
+    corner_shop.edit(
         yml,
-        "    columns:\n",
-        "    data_tests:\n"
-        "      - schema_as_released: { name: as_before }\n"
-        "      - row_count_as_released: { name: rows_as_before, arguments: { tolerance_share: 0.2 } }\n"
-        "      - values_as_released: { name: sales_as_before, arguments: { column_name: sales_amount } }\n"
-        "    columns:\n",
+        "  columns:\n",
+        "  data_tests:\n"
+        "  - schema_as_released: { name: as_before }\n"
+        "  - row_count_as_released: { name: rows_as_before, arguments: { tolerance_share: 0.2 } }\n"
+        "  - values_as_released: { name: sales_as_before, arguments: { column_name: sales_amount } }\n"
+        "  columns:\n",
     )
-    sandbox.run("dbt", "build")
-    sandbox.run("dbt", "build", "--select", "spoke_bi__daily_stores")  # against the release that there is now
-    sandbox.edit(
+    for _ in range(2):  # the second time against the release that there is now
+        corner_shop.run("dbt", "build", "--select", "spoke_bi__days")
+    corner_shop.edit(
         sql,
-        "        average_basket_sales\n    from daily_stores\n",
-        "        average_basket_sales\n    from daily_stores\n    where store_id % 2 = 0\n",
+        "        sale_count,\n        sales_amount\n    from given\n",
+        "        cast(sales_amount * 10 as decimal(18, 2)) as sales_amount\n    from given\n"
+        "    where sale_date < '2024-01-15'\n",
     )
-    sandbox.edit(sql, "        sales_amount,\n", "        cast(sales_amount * 10 as decimal(18, 2)) as sales_amount,\n")
-    sandbox.edit(sql, "        week_number,\n", "")
-    column = "      - name: week_number\n        data_type: int\n"
-    text = (sandbox.root / yml).read_text()
-    start = text.index(column)
-    (sandbox.root / yml).write_text(text[:start] + text[text.index("      - name: basket_count") :])
-    result = sandbox.run("dbt", "build", "--select", "spoke_bi__daily_stores", check=False)
+    corner_shop.edit(yml, "  - name: sale_count\n    data_type: bigint\n    description: sale count.\n", "")
+    result = corner_shop.run("dbt", "build", "--select", "spoke_bi__days", check=False)
     assert result.returncode == 1
-    assert sandbox.query(
+    assert corner_shop.query(
         "select rule, status from quality.results where rule like '%as_before' "
         "and run_id = (select arg_max(run_id, recorded_at) from quality.results) order by rule"
     ) == [("as_before", "fail"), ("rows_as_before", "fail"), ("sales_as_before", "fail")]
 
 
-@pytest.mark.parametrize(("child", "parent"), [("children", "parents"), ("orders", "customers")])
-def test_a_relationship_between_two_sources_can_fail(tmp_path: Path, child: str, parent: str) -> None:
+def test_a_relationship_between_two_sources_can_fail(tmp_path: Path) -> None:
+    """Whichever of the two comes first by its name."""
     sandbox = minimal_project(tmp_path / "project")
     (sandbox.root / "exports").mkdir()
     tables = []
-    for name, ids in ((parent, "(1), (2)"), (child, "(1), (7), (8)")):
-        duckdb.sql(f"copy (from (values {ids}) as t (id)) to '{sandbox.root}/exports/{name}.parquet'")
-        tables.append({"name": name, "columns": [{"name": "id"}], "config": {"meta": {"file": f"{name}.parquet"}}})
-    arguments = {"to": f"source('shop', '{parent}')", "field": "id"}
-    tables[1]["columns"][0]["data_tests"] = [{"relationships": {"name": "of_a_parent", "arguments": arguments}}]
+    for child, parent in (("children", "parents"), ("orders", "customers")):
+        for name, ids in ((parent, "(1), (2)"), (child, "(1), (7), (8)")):
+            duckdb.sql(f"copy (from (values {ids}) as t (id)) to '{sandbox.root}/exports/{name}.parquet'")
+            tables.append({"name": name, "columns": [{"name": "id"}], "config": {"meta": {"file": f"{name}.parquet"}}})
+        arguments = {"to": f"source('shop', '{parent}')", "field": "id"}
+        related = {"relationships": {"name": f"of_{child}", "arguments": arguments}}
+        tables[-1]["columns"][0]["data_tests"] = [related]
     ingest = {"mechanism": "export", "location": "exports"}
     meta = {"owner": "Shop", "ingest": ingest}
     source = {"name": "shop", "schema": "landing_shop", "config": {"meta": meta}, "tables": tables}
@@ -338,4 +335,6 @@ def test_a_relationship_between_two_sources_can_fail(tmp_path: Path, child: str,
     (staging / "_shop__sources.yml").write_text(yaml.safe_dump({"sources": [source]}))
     sandbox.run("hubspoke", "ingest")
     result = sandbox.run("dbt", "test", check=False)
-    assert "Got 2 results" in result.stdout
+    for child in ("children", "orders"):
+        assert f"Failure in test of_{child} " in result.stdout
+    assert result.stdout.count("Got 2 results") == 2

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import BIN
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubspoke.landing import LandingZone
@@ -41,6 +41,7 @@ def test_a_table_is_due_until_it_was_asked_and_again_after_its_next_time(project
     assert due(project, [lines, others], FIVE + timedelta(hours=25)) == [lines, others]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 100_000), min_size=1, max_size=30))
 def test_whenever_it_is_asked_each_hour_is_landed_once(pauses: list[int]) -> None:
     """Turns at any instants land as often as an hour began between two of them."""
