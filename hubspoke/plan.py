@@ -162,7 +162,7 @@ def make(project: Project) -> Plan:
             if _has_notes(hub):
                 builds, results = last_builds(hub), last_results(hub)
                 is_released = released_state(hub) == state_of(manifest, builds)
-                for node_id in _elsewhere(hub, project, manifest):
+                for node_id in elsewhere(hub, project, manifest):
                     builds.pop(node_id, None)
     is_released = not manifest.spokes or (is_released and ReleaseStore(project.release).current() is not None)
     loads = current_loads(project, manifest)
@@ -292,7 +292,7 @@ def _causes(manifest: Manifest, node_ids: Iterable[str], steps: dict[str, Step])
     return tuple(found)
 
 
-def _elsewhere(hub: duckdb.DuckDBPyConnection, project: Project, manifest: Manifest) -> list[str]:
+def elsewhere(hub: duckdb.DuckDBPyConnection, project: Project, manifest: Manifest) -> list[str]:
     """Find the sources whose views read another landing zone than the project's: the project has been moved."""
     views = hub.execute("select schema_name || '.' || view_name, sql from duckdb_views() where not internal").fetchall()
     # a view of no rows reads no file

@@ -27,7 +27,7 @@ from hubspoke.lineage import parse, relation_key, table_key
 from hubspoke.maintenance import Changed, Maintenance, NotMaintainable, Query, Types, inlined
 from hubspoke.manifest import Manifest, Node
 from hubspoke.pins import pinned_tables
-from hubspoke.plan import IN_PLACE, Plan, Step
+from hubspoke.plan import IN_PLACE, Plan, Step, elsewhere
 from hubspoke.project import Project
 from hubspoke.release import last_builds, last_results, release_hub
 from hubspoke.sql import columns_of, identifier, quoted
@@ -256,6 +256,8 @@ class _Run:
 
     def _pin(self) -> None:
         """Point the sources of the plan at what has landed, and find the rows that this changes."""
+        if moved := elsewhere(self._hub, self._project, self._manifest):
+            raise NotRefreshable(f"{moved[0].split('.', 2)[-1]} was read from another landing zone")
         landed = pinned_tables(self._project, self._hub)
         read = set(self._manifest.ancestry([step.node["unique_id"] for step in self._plan.steps]))
         for node_id, source in self._manifest.sources.items():
