@@ -28,7 +28,7 @@ from hubspoke.manifest import close_hub
 from hubspoke.plan import Plan, Step, counted, make
 from hubspoke.project import Project
 from hubspoke.quality import held_back, open_hub, scans
-from hubspoke.refresh import NotRefreshable, Refreshed, refresh
+from hubspoke.refresh import LandedMeanwhile, NotRefreshable, Refreshed, refresh
 from hubspoke.release import ReleaseStore
 from hubspoke.sources import read_sources
 
@@ -124,7 +124,9 @@ def build(project: Project, select: tuple[str, ...], is_full: bool, console: Con
     started = time.monotonic()
     with display(watch, console):
         plan = None if select or is_full or not project.hub.is_file() else make(project)
-        refreshed = _refresh(project, plan, watch) if plan and plan.steps else None
+        refreshed = None
+        if plan and plan.steps:
+            plan, refreshed = _refresh(project, plan, watch)
         if not refreshed and (plan is None or plan.steps):
             result = run_dbt(project, watch, ["--select", *select] if select else plan.selectors if plan else [])
     if plan and not plan.steps:
@@ -146,8 +148,8 @@ def build(project: Project, select: tuple[str, ...], is_full: bool, console: Con
     return bool(result.success)
 
 
-def _refresh(project: Project, plan: Plan, watch: Watch) -> Refreshed | None:
-    """Do it without dbt, if it can be."""
+def _refresh(project: Project, plan: Plan, watch: Watch, attempts: int = 5) -> tuple[Plan, Refreshed | None]:
+    """Do it without dbt, if it can be; plan anew where more lands meanwhile."""
     watch.total = len(plan.steps)
 
     def tell(step: Step) -> None:
@@ -155,11 +157,15 @@ def _refresh(project: Project, plan: Plan, watch: Watch) -> Refreshed | None:
         watch.running[threading.get_ident()] = step.node["name"]
 
     try:
-        return refresh(project, plan, tell)
+        return plan, refresh(project, plan, tell)
+    except LandedMeanwhile:
+        if attempts > 1:
+            return _refresh(project, make(project), watch, attempts - 1)
+        return plan, None
     except NotRefreshable as reason:
         if all(step.why == "data" for step in plan.built):
             watch.reason = str(reason)
-        return None
+        return plan, None
     finally:
         watch.running.clear()
         watch.ended.clear()
@@ -225,6 +231,8 @@ def _tell_of_refresh(project: Project, plan: Plan, refreshed: Refreshed, seconds
     for name in refreshed.warned:
         console.print(f"warn: {name}", markup=False, highlight=False, soft_wrap=True)
     by_change, again = len(refreshed.by_change), len(refreshed.again)
+    with open_hub(project) as hub:
+        held = _held_back(hub)
     same = f"{len(plan.built) - by_change - again} as they were"
     released, *further = refreshed.outcome.splitlines() or [""]
     lines = {
@@ -232,6 +240,7 @@ def _tell_of_refresh(project: Project, plan: Plan, refreshed: Refreshed, seconds
         "refreshed": f"{counted(by_change, 'model')} by change, {again} again, {same}, in {seconds:.0f} s",
         "checked": f"{counted(refreshed.rules, 'rule')}: 0 failed, {len(refreshed.warned)} warned",
         "skipped": f"{plan.skipped_in_words}: unchanged, and so is what they read",
+        "held back": held,
         "release": released,
         **_named(further),
     }
@@ -240,9 +249,15 @@ def _tell_of_refresh(project: Project, plan: Plan, refreshed: Refreshed, seconds
 
 def _landed(project: Project) -> str:
     zone = LandingZone(project.landing)
-    loads = [zone.current(table.source, table.table) for table in read_sources(project.root)]
-    landed = [load for load in loads if load]
-    return f"{sum(load.rows for load in landed):,} rows in {len(landed)} tables"
+    contents = [zone.content(table.source, table.table) for table in read_sources(project.root)]
+    landed = [content for content in contents if content]
+    rows = sum(load.rows for content in landed for load in [content.whole, *content.changes] if load)
+    return f"{rows:,} rows in {len(landed)} tables"
+
+
+def _held_back(hub: duckdb.DuckDBPyConnection) -> str:
+    quarantined, dropped = held_back(hub)
+    return f"{quarantined:,} rows quarantined, {dropped:,} dropped by a declared filter"
 
 
 def _command() -> str:
@@ -321,7 +336,7 @@ def _share_done(cursor: duckdb.DuckDBPyConnection | None) -> float:
 
 def _summarise(project: Project, watch: Watch, plan: Plan | None, seconds: float, console: Console) -> None:
     with open_hub(project) as hub:
-        quarantined, dropped = held_back(hub)
+        held = _held_back(hub)
         scanned = scans(hub, watch.invocation_id)
     current = ReleaseStore(project.release).current()
     command = _command()
@@ -336,7 +351,7 @@ def _summarise(project: Project, watch: Watch, plan: Plan | None, seconds: float
         f"and {counted(watch.done['unit_test'], 'unit test')}: "
         f"{watch.failed} failed, {watch.warned} warned",
         **({"skipped": f"{skipped}: unchanged, and so is what they read"} if skipped else {}),
-        "held back": f"{quarantined:,} rows quarantined, {dropped:,} dropped by a declared filter",
+        "held back": held,
         "release": released or f"None was made; {readers_see}.",
     }
     lines |= _named(further)

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 from hubspoke.errors import HubspokeError
 from hubspoke.maintenance import Maintenance, NotMaintainable, Query
-from hubspoke.manifest import Node, parse_project
+from hubspoke.manifest import Node, meta, parse_project
 from hubspoke.project import Project
 from hubspoke.quality import open_hub
 from hubspoke.refresh import Relations, left_to_dbt
@@ -41,6 +41,11 @@ def explain(project: Project, name: str) -> list[str]:
         return [f"{name} is a view: it shows what it reads, as that is."]
     if obstacle := left_to_dbt(manifest, model):
         return [f"{name} {obstacle}: dbt builds it as a whole, and with it all else that a build has to do."]
+    for test in manifest.tests:
+        if test.get("attached_node") == model["unique_id"] and meta(test).get("on_failure") == "drop":
+            return [
+                f"{name} is computed as a whole when what it reads changes: {test['name']} drops rows of it for good."
+            ]
     keys = manifest.tested_key(model)[0]
     return list(_by_relation(name, relations, builds[model["unique_id"]].compiled, keys))
 

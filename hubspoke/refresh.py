@@ -20,6 +20,7 @@ from typing import Any
 
 import duckdb
 from sqlglot import exp
+from sqlglot.errors import SqlglotError
 
 from hubspoke.changelog import News, changes_since
 from hubspoke.landing import LandingZone
@@ -51,6 +52,10 @@ class NotRefreshable(Exception):
     """The work is dbt's; the message says why."""
 
 
+class LandedMeanwhile(NotRefreshable):
+    """More has landed since the plan was made; the hub is as it was."""
+
+
 @dataclass
 class Refreshed:
     """What came of it.
@@ -63,7 +68,6 @@ class Refreshed:
         rules: Rules that were judged.
         warned: Names of those that warned.
         outcome: What the release came to.
-        left: Steps that are dbt's.
     """
 
     run_id: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -85,6 +89,7 @@ def refresh(project: Project, plan: Plan, tell: Callable[[Step], None]) -> Refre
 
     Raises:
         NotRefreshable: It is not all new data, or a rule failed; the hub is as it was.
+        LandedMeanwhile: Another plan is to be made; the hub is as it was.
         HubspokeError: All was done, but the release was refused.
     """
     if project.base:
@@ -95,7 +100,7 @@ def refresh(project: Project, plan: Plan, tell: Callable[[Step], None]) -> Refre
         try:
             with _transaction(hub):
                 _Run(project, plan, hub, refreshed).run(tell)
-        except duckdb.Error as error:
+        except (duckdb.Error, SqlglotError, RecursionError, NotMaintainable) as error:
             raise NotRefreshable(str(error)) from error
         refreshed.outcome = release_hub(project, hub, plan.manifest, refreshed.run_id, plan.definitions)
     return refreshed
@@ -267,7 +272,7 @@ class _Run:
                     raise NotRefreshable(f"{name} is read where it is")
                 continue
             if landed[name]["load_id"] != self._plan.loads.get(node_id):
-                raise NotRefreshable(f"{name} has landed again meanwhile")
+                raise LandedMeanwhile(f"{name} has landed again meanwhile")
             if node_id not in self._builds:
                 raise NotRefreshable(f"{name} has not been read before")
             before = self._builds[node_id].fingerprint or ""
@@ -418,7 +423,7 @@ class _Run:
         """Refuse to take rows out by keys alone, where that hangs on other rows, or where nobody kept what went."""
         for rule in self._taking_out(model):
             if rule["on_failure"] == "drop":
-                raise NotMaintainable(f"{rule['name']} drops rows, which nobody keeps")
+                raise NotMaintainable(f"{rule['name']} drops rows of it for good")
             if rule["kind"] == "key" and not set(map(identifier, key)) <= {column.lower() for column in rule["key"]}:
                 raise NotMaintainable(f"{rule['name']} compares rows of several {', '.join(key)}")
 

@@ -106,6 +106,24 @@ def test_new_data_gives_by_change_what_a_full_build_gives(tills: Sandbox) -> Non
     assert ledger(tills) == held_back
 
 
+def test_a_model_is_explained(tills: Sandbox) -> None:
+    told = tills.run("hubspoke", "explain", "core_basket_lines").stdout.splitlines()
+    assert told == [
+        "core_basket_lines, when rows change in",
+        "  core_products     by change: the rows of the same product_id, as those",
+        "  pos.transactions  by change: the rows of the same basket_id, product_id, as those",
+    ]
+    assert (
+        "is computed as a whole: a window looks at all rows"
+        in tills.run("hubspoke", "explain", "mart_sales__departments").stdout
+    )
+    assert "drops rows of it for good" in tills.run("hubspoke", "explain", "core_coupon_products").stdout
+    assert "is a view" in tills.run("hubspoke", "explain", "spoke_bi__departments").stdout
+    wrong = tills.run("hubspoke", "explain", "mart_sales__department", check=False)
+    assert wrong.returncode == 1
+    assert "did you mean mart_sales__departments?" in wrong.stderr
+
+
 def test_what_no_model_reads_reaches_none(tills: Sandbox) -> None:
     send(tills, "select * from {all} where basket_id % 50 = 5")  # sent again, as it was
     told = tills.run("hubspoke", "build").stdout
