@@ -37,11 +37,13 @@ class Cost:
 
     Attributes:
         release: Seconds of it that a build took to note what it did and to release it.
+        processor: Seconds of a processor that it took, which other work on the machine hardly changes.
     """
 
     seconds: float
     memory: int
     release: float = 0.0
+    processor: float = 0.0
 
 
 def run(warehouse: Path, *command: str | Path, project: Path = ROOT) -> Cost:
@@ -60,7 +62,7 @@ def run(warehouse: Path, *command: str | Path, project: Path = ROOT) -> Cost:
     seconds = time.monotonic() - started
     if status:
         sys.exit(f"{' '.join(map(str, command))} failed:\n{printed}")
-    return Cost(seconds, usage.ru_maxrss * 1024)
+    return Cost(seconds, usage.ru_maxrss * 1024, processor=usage.ru_utime + usage.ru_stime)
 
 
 def build(warehouse: Path) -> Cost:

@@ -9,6 +9,7 @@ takes them in and releases. What a build by change leaves is held against a full
 import argparse
 import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import duckdb
@@ -171,8 +172,13 @@ class Shop:
                 "select schema_name || '.' || table_name from duckdb_tables() "
                 "where schema_name not in ('runs', 'quality', 'quarantine')"
             ).fetchall()
-            summed = "select count(*), cast(sum(cast(hash(it) as hugeint)) as varchar) from"
-            return {name: hub.execute(f"{summed} {name} as it").fetchall()[0] for (name,) in names}
+            return sums(hub, [name for (name,) in names])
+
+
+def sums(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> dict[str, tuple[int, str]]:
+    """Return the number of rows of each relation, and a sum over them that is equal for equal rows."""
+    summed = "select count(*), cast(sum(cast(hash(it) as hugeint)) as varchar) from"
+    return {name: connection.execute(f"{summed} {name} as it").fetchall()[0] for name in names}
 
 
 def _yaml(name: str, columns: dict[str, str]) -> str:
