@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: build test lint bench bench-changes bench-views bench-growth bench-latency bench-cdc soak engines superset install clean help
+.PHONY: build test lint bench bench-changes bench-views bench-growth bench-latency bench-cdc soak engines superset sqlmesh install clean help
 .DEFAULT_GOAL := help
 
 help: ## Show what there is to type.
@@ -94,5 +94,14 @@ superset: install .venv/.servers ## Let Apache Superset read a spoke, and draw i
 		{ echo "A browser is needed. Run: sudo apt-get install chromium chromium-driver" >&2; exit 1; }
 	@$(BIN)/python bench/superset.py
 
+# SQLMesh, whose pins are not dbt's, in an environment of its own: 400 MB
+.sqlmesh/.ready: .venv/.ready bench/sqlmesh.txt
+	@$(PYTHON) -m venv .sqlmesh
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 .sqlmesh/bin/pip install --quiet --quiet -r bench/sqlmesh.txt
+	@touch $@
+
+sqlmesh: install .sqlmesh/.ready ## Measure builds beside SQLMesh, over the same models and data (half an hour).
+	@$(BIN)/python bench/sqlmesh.py
+
 clean: ## Remove everything that a run made, the released data included.
-	@rm -rf warehouse target logs .venv .spark .superset
+	@rm -rf warehouse target logs .venv .spark .superset .sqlmesh
