@@ -29,6 +29,7 @@ from hubspoke.maintenance import Changed, Maintenance, NotMaintainable, Query, T
 from hubspoke.manifest import Manifest, Node
 from hubspoke.pins import pinned_tables
 from hubspoke.plan import IN_PLACE, Plan, Step, elsewhere
+from hubspoke.profile import read_target
 from hubspoke.project import Project
 from hubspoke.release import last_builds, last_results, release_hub
 from hubspoke.sql import columns_of, identifier, quoted
@@ -151,6 +152,13 @@ def _refuse_test(manifest: Manifest, test: Node) -> None:
 
 def _open(project: Project) -> duckdb.DuckDBPyConnection:
     """Open the hub as dbt would, with all that the profile says."""
+    connection: duckdb.DuckDBPyConnection
+    os.chdir(project.root)  # what paths in the profile are relative to
+    if target := read_target(project):
+        connection = duckdb.connect(target["path"], config=target.get("config_options") or {})
+        for name, value in (target.get("settings") or {}).items():
+            connection.execute(f"set {name} = '{quoted(value)}'")
+        return connection
     # slow to import (1 s)
     from dbt.adapters.duckdb.environments import Environment
     from dbt.cli.resolvers import default_profiles_dir
@@ -158,13 +166,12 @@ def _open(project: Project) -> duckdb.DuckDBPyConnection:
     from dbt.flags import set_from_args
     from dbt_common.context import set_invocation_context
 
-    os.chdir(project.root)  # where dbt looks for its profile, and what paths in it are relative to
     set_invocation_context(os.environ)
     said = os.environ.get
     set_from_args(Namespace(PROFILES_DIR=said("DBT_PROFILES_DIR") or default_profiles_dir()), None)
     profile = load_profile(str(project.root), {}, said("DBT_PROFILE"), said("DBT_TARGET"))
     credentials: Any = profile.credentials
-    connection: duckdb.DuckDBPyConnection = Environment.initialize_db(credentials)
+    connection = Environment.initialize_db(credentials)
     Environment.initialize_cursor(credentials, connection)
     return connection
 

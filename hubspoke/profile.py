@@ -1,0 +1,49 @@
+"""The profile's target, as far as the hub can be opened without dbt, whose import takes longer than a small build."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined, TemplateError
+
+from hubspoke.project import Project
+
+UNDERSTOOD = {"type", "path", "schema", "database", "threads", "config_options", "settings", "plugins"}
+"""What a target may hold to be opened here: extensions, secrets and attached databases are dbt's."""
+
+
+def read_target(project: Project) -> dict[str, Any] | None:
+    """Read the target that dbt would take.
+
+    Returns:
+        The target with its Jinja rendered; None if there is more to it than is understood here.
+    """
+    file = Path(os.environ.get("DBT_PROFILES_DIR") or project.root) / "profiles.yml"
+    if not file.is_file():
+        return None
+    try:
+        profiles = _rendered(yaml.safe_load(file.read_text()))
+        name = yaml.safe_load((project.root / "dbt_project.yml").read_text())["profile"]
+        profile = profiles[os.environ.get("DBT_PROFILE") or name]
+        target: dict[str, Any] = profile["outputs"][os.environ.get("DBT_TARGET") or profile["target"]]
+    except (yaml.YAMLError, TemplateError, KeyError, TypeError):
+        return None  # dbt says what is wrong
+    return target if target.get("type") == "duckdb" and target.keys() <= UNDERSTOOD else None
+
+
+def _env_var(name: str, default: str | None = None) -> str:
+    if name not in os.environ and default is None:
+        raise KeyError(name)
+    return os.environ.get(name, default or "")
+
+
+def _rendered(value: Any) -> Any:
+    """Render every text of a profile, with what dbt gives it: variables of the environment."""
+    if isinstance(value, dict):
+        return {key: _rendered(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_rendered(part) for part in value]
+    if isinstance(value, str) and "{" in value:
+        return Environment(undefined=StrictUndefined, autoescape=False).from_string(value).render(env_var=_env_var)  # noqa: S701
+    return value
