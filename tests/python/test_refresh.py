@@ -171,7 +171,7 @@ def test_dbt_parses_only_what_is_another(tills: Sandbox, monkeypatch: pytest.Mon
     monkeypatch.setenv("HUBSPOKE_WAREHOUSE", "warehouse")
     model = tills.root / "models/hub/core/core_stores.sql"
     text = model.read_text()
-    model.write_text("{{ nobody_knows() }}")
+    model.write_text("select * from {{ ref('nobody_knows') }}")
     with pytest.raises(HubspokeError, match="nobody_knows"):
         parse_project(tills.root)
     model.write_text(text)
