@@ -242,7 +242,12 @@ class Shop:
         self.hub.execute(f"create or replace temp table truth as {sql}")
         try:
             query = Query(sql, self.types)
-            felt = {table: narrow for table, change in mine.items() if (narrow := self._felt(query, table, change))}
+            kept = {table: self._keep(table, query.narrowed(table, change)) for table, change in mine.items()}
+            felt = {
+                table: change
+                for table, change in kept.items()
+                if self._count(f"(from {change.removed}) union all (from {change.added})")
+            }
             if felt:
                 self._by_change(name, Maintenance(query, set(felt)), felt, mine)
             else:
@@ -253,16 +258,11 @@ class Shop:
         wrong = self._count(f'(from "{name}" except all from truth) union all (from truth except all from "{name}")')
         assert not wrong, (name, wrong, changes)  # noqa: S101 -- what is shown
 
-    def _felt(self, query: Query, table: str, change: Changed) -> Changed | None:
-        used = ", ".join(name for name in self.types[table] if name in query.used(table))
-        parts = {"fewer": (change.removed, change.added), "further": (change.added, change.removed)}
+    def _keep(self, table: str, change: Changed) -> Changed:
         short = table.split(".")[-1]
-        for name, (one, other) in parts.items() if used else ():
-            rows = f"(select {used} from {one}) except all (select {used} from {other})"
-            self.hub.execute(f"create or replace temp table {name}_{short} as {rows}")
-        if used and not self._count(f"(from fewer_{short}) union all (from further_{short})"):
-            return None
-        return Changed(f"fewer_{short}", f"further_{short}") if used else change
+        self.hub.execute(f"create or replace temp table fewer_{short} as {change.removed}")
+        self.hub.execute(f"create or replace temp table further_{short} as {change.added}")
+        return Changed(f"fewer_{short}", f"further_{short}")
 
     def _by_change(
         self, name: str, maintenance: Maintenance, felt: dict[str, Changed], mine: dict[str, Changed]

@@ -230,14 +230,14 @@ def _tell_that_nothing_changed(project: Project, plan: Plan, console: Console) -
 def _tell_of_refresh(project: Project, plan: Plan, refreshed: Refreshed, seconds: float, console: Console) -> None:
     for name in refreshed.warned:
         console.print(f"warn: {name}", markup=False, highlight=False, soft_wrap=True)
-    by_change, again = len(refreshed.by_change), len(refreshed.again)
     with open_hub(project) as hub:
         held = _held_back(hub)
-    same = f"{len(plan.built) - by_change - again} as they were"
+    by_change, again = counted(refreshed.by_change, "model"), refreshed.again
+    same = f"{len(plan.built) - refreshed.by_change - again} as they were"
     released, *further = refreshed.outcome.splitlines() or [""]
     lines = {
         "landed": _landed(project),
-        "refreshed": f"{counted(by_change, 'model')} by change, {again} again, {same}, in {seconds:.0f} s",
+        "refreshed": f"{by_change} by change, {again} again, {same}, in {seconds:.0f} s",
         "checked": f"{counted(refreshed.rules, 'rule')}: 0 failed, {len(refreshed.warned)} warned",
         "skipped": f"{plan.skipped_in_words}: unchanged, and so is what they read",
         "held back": held,

@@ -38,7 +38,7 @@ class News:
 
     Attributes:
         changes: SQL of a relation of the changes, with all of the table's columns.
-        key: The table's key, quoted; of a table without one, rows only ever come.
+        key: The table's key; of a table without one, rows only ever come.
         contents: What made up the table before, and what makes it up now.
         views: Returns what shows some content, or of a relation of keys only the rows that these have.
     """
@@ -81,8 +81,8 @@ def changes_since(zone: LandingZone, source: str, table: str, load_id: str) -> N
     def views(content: Content, keys: str) -> Views:
         return Views(zone, source, table, content, keys)
 
-    key = tuple(identifier(name) for name in content.newest.key)
-    return News(Views(zone, source, table, content).changes_in(new), key, (content_before, content), views)
+    changes = Views(zone, source, table, content).changes_in(new)
+    return News(changes, tuple(content.newest.key), (content_before, content), views)
 
 
 def table_views(zone: LandingZone, source: str, table: str, content: Content) -> dict[str, str]:

@@ -206,6 +206,7 @@ class Query:
 
     def __init__(self, sql: str, types: Types) -> None:
         self.sql = sql
+        self._types = types
         self.root = _Reader(types).query(_parsed(sql))
         self.scans = list(_scans(self.root))
         if len(self.scans) > MAXIMUM_SCANS:
@@ -215,6 +216,18 @@ class Query:
         """Return the columns of a relation that what the query gives can hang on."""
         places = {scan.place for scan in self.scans if scan.relation == relation}
         return {name for place, names in self._used.items() if place in places for name in names}
+
+    def narrowed(self, relation: str, change: Changed) -> Changed:
+        """Return SQL for what of a change can be felt: rows that differ in columns that are used.
+
+        Args:
+            relation: What changed.
+            change: How.
+        """
+        used = self.used(relation)
+        listed = ", ".join(identifier(name) for name in self._types[relation] if name.lower() in used) or "*"
+        removed, added = (f"select {listed} from {rows}" for rows in (change.removed, change.added))
+        return Changed(f"({removed}) except all ({added})", f"({added}) except all ({removed})")
 
     @cached_property
     def _used(self) -> dict[tuple[int, int], set[str]]:
@@ -354,14 +367,14 @@ class Maintenance:
             needed.setdefault(item, {})[name] = None
         own = list(needed.get(changed, {}))
         parts = self._touched(block.items[changed].relation, own, changes)
-        if not changes:
-            parts = []
-        tables = [f"({' union all '.join(parts)}) as _item_{changed}"] if parts else []
-        for item, names in needed.items():
-            if item != changed:
-                tables.append(f"({self._superset(block, item, list(names), changes)}) as _item_{item}")
+        tables = [
+            f"({self._superset(block, item, list(names), changes)}) as _item_{item}"
+            for item, names in needed.items()
+            if item != changed
+        ]
         if not parts:
             return []
+        tables.append(f"({' union all '.join(parts)}) as _item_{changed}")
 
         def said(column: Column) -> str:
             number, name = column

@@ -18,6 +18,19 @@ from hubspoke.files import UNFINISHED, commit_folder
 
 Node = dict[str, Any]
 
+PATHS = {
+    "model-paths": "models",
+    "macro-paths": "macros",
+    "seed-paths": "seeds",
+    "test-paths": "tests",
+    "analysis-paths": "analyses",
+    "snapshot-paths": "snapshots",
+    "docs-paths": "models",
+    "function-paths": "functions",
+    "packages-install-path": "dbt_packages",
+}
+"""Settings of ``dbt_project.yml`` that name folders which dbt parses, and what these are where it says nothing."""
+
 KEPT_PARSES = 4
 """Of so many states of the project what dbt parsed is kept: an environment is one, too."""
 
@@ -226,15 +239,13 @@ def _read(path: Path) -> Manifest:
 def content_of(root: Path) -> str:
     """Return a hash of all that dbt's parse reads: files, the variables of the environment that they name, versions."""
     project = yaml.safe_load((root / "dbt_project.yml").read_text())
-    kinds = ("model", "macro", "seed", "test", "analysis", "snapshot", "docs", "asset", "function")
-    folders = {folder for kind in kinds for folder in project.get(f"{kind}-paths") or [f"{kind}s"]}
-    folders |= {"profiles", project.get("packages-install-path") or "dbt_packages"}
-    files = [
-        *root.glob("*.yml"),
-        *(file for folder in folders for file in (root / folder).rglob("*") if file.is_file()),
-    ]
-    profiles = os.environ.get("DBT_PROFILES_DIR")
-    files += Path(profiles).glob("profiles.yml") if profiles else []
+    named = [project.get(setting) or usual for setting, usual in PATHS.items()]
+    folders = {folder for one in named for folder in ([one] if isinstance(one, str) else one)}
+    files = {file for folder in folders for file in (root / folder).rglob("*") if file.is_file()}
+    # a profile names the schemas; dbt looks for it in several places
+    places = [root, Path.home() / ".dbt", *(Path(folder) for folder in [os.environ.get("DBT_PROFILES_DIR")] if folder)]
+    files |= {*root.glob("*.yml"), *root.glob(".dbtignore")}
+    files |= {place / "profiles.yml" for place in places if (place / "profiles.yml").is_file()}
     content = hashlib.sha256()
     names: set[str] = {name for name in os.environ if name.startswith("DBT_")}
     for file in sorted(files):

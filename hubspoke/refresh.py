@@ -34,13 +34,10 @@ from hubspoke.project import Project
 from hubspoke.release import last_builds, last_results, release_hub
 from hubspoke.sql import columns_of, identifier, quoted
 from hubspoke.versions import Build, is_view
-from hubspoke.volatility import volatile
+from hubspoke.volatility import volatile, written_anew
 
 HOUSE_HOOKS = {"{{ record_build() }}", "{{ quality_gate() }}"}
 """Hooks of which the work is done here, too."""
-
-MOMENT = ("run_started_at", "_released(", "env_var(", "modules.")
-"""What makes a rule's SQL another at each run."""
 
 COMPARED_ROWS = 5_000_000
 """A larger relation that was computed anew is not compared with what it was: it is taken to be another."""
@@ -63,18 +60,16 @@ class Refreshed:
 
     Attributes:
         run_id: Its name among the runs that the hub has noted.
-        by_change: Tables of which only what changes touched was computed, by name: rows computed.
-        again: Tables whose query ran again, by name: why.
-        unchanged: Models that nothing new reached, or that came out as they were.
+        by_change: Tables of which only what changes touched was computed.
+        again: Tables whose query ran again, and that came out otherwise.
         rules: Rules that were judged.
         warned: Names of those that warned.
         outcome: What the release came to.
     """
 
     run_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    by_change: dict[str, int] = field(default_factory=dict)
-    again: dict[str, str] = field(default_factory=dict)
-    unchanged: list[str] = field(default_factory=list)
+    by_change: int = 0
+    again: int = 0
     rules: int = 0
     warned: list[str] = field(default_factory=list)
     outcome: str = ""
@@ -113,15 +108,17 @@ def _refuse(plan: Plan) -> None:
         node, name = step.node, step.node["name"]
         if step.why not in {"data", "outdated"} and not (step.is_test and step.why == "volatile"):
             raise NotRefreshable(f"{name}: {step.reason}")
-        if step.is_test:
-            _refuse_test(plan.manifest, node)
-        elif obstacle := left_to_dbt(plan.manifest, node):
+        if obstacle := left_to_dbt(plan.manifest, node):
             raise NotRefreshable(f"{name} {obstacle}")
 
 
 def left_to_dbt(manifest: Manifest, node: Node) -> str:
-    """Say why only dbt can bring a model or seed up to date; empty if new data can be taken in without it."""
+    """Say why only dbt can do what a model, seed or test asks for; empty if new data can be taken in without it."""
     config = node["config"]
+    if node["resource_type"] == "test":
+        if word := written_anew(manifest).get(node["unique_id"]):
+            return f"is written anew at each run ({word})"
+        return "stores its failures" if config.get("store_failures") else ""
     hooks = {hook["sql"] for kind in ("pre-hook", "post-hook") for hook in config.get(kind) or []}
     if node["resource_type"] != "model" or node.get("language") != "sql":
         return "is no model in SQL"
@@ -130,24 +127,6 @@ def left_to_dbt(manifest: Manifest, node: Node) -> str:
     if word := volatile(manifest).get(node["unique_id"]):
         return f"is volatile ({word})"
     return ""
-
-
-def _refuse_test(manifest: Manifest, test: Node) -> None:
-    config = test["config"]
-    if test["resource_type"] != "test":
-        raise NotRefreshable(f"{test['name']} is a unit test")
-    if config.get("store_failures"):
-        raise NotRefreshable(f"{test['name']} stores its failures")
-    macros = [
-        manifest.macros[macro]["macro_sql"]
-        for macro in test["depends_on"].get("macros", [])
-        if macro in manifest.macros
-    ]
-    name = str((test.get("test_metadata") or {}).get("name"))
-    own = [macro["macro_sql"] for macro in manifest.macros.values() if macro["name"].startswith(f"{name}__")]
-    text = "\n".join([test.get("raw_code") or "", str(test.get("test_metadata")), *macros, *own])
-    if any(word in text for word in MOMENT):
-        raise NotRefreshable(f"{test['name']} is another at each run")
 
 
 def _open(project: Project) -> duckdb.DuckDBPyConnection:
@@ -241,8 +220,7 @@ class _Run:
         self._types = self._relations.types
         self._changes: dict[str, Changed | None] = {}
         self._numbers = 0
-        self._gates: dict[str, dict[str, Any]] = {}
-        self._gate_of: dict[str, list[dict[str, Any]]] = {}
+        self._gates: dict[str, list[dict[str, Any]]] = {}
         self._taken: dict[str, int] = {}
         self._rows_in: dict[str, int] = {}
         self._dropped: dict[str, int] = {}
@@ -299,7 +277,7 @@ class _Run:
             self._hub.execute(f"create or replace view {name} as {sql}")
         if columns_of(self._hub, view) != columns:
             raise NotRefreshable(f"{source['name']} has other columns")
-        key = tuple(column[1:-1].lower() for column in news.key) if news else ()
+        key = tuple(map(str.lower, news.key)) if news else ()
         self._changes[relation_key(source)] = Changed(removed, self._keep(now_sql), key) if news else None
         self._insert_build(source["unique_id"], load["load_id"], "")
 
@@ -308,11 +286,12 @@ class _Run:
         listed = ", ".join(map(identifier, columns))
         if not news.key:
             return f"from {view} limit 0", f"select {listed} from {news.changes}"
-        keys = self._keep(f"select distinct {', '.join(news.key)} from {news.changes}")
+        key = list(map(identifier, news.key))
+        keys = self._keep(f"select distinct {', '.join(key)} from {news.changes}")
         if news.is_by_key:
             before, now = news.rows(keys)
             return f"select {listed} from ({before})", f"select {listed} from ({now})"
-        same = " and ".join(f"_keys.{column} = _rows.{column}" for column in news.key)
+        same = " and ".join(f"_keys.{column} = _rows.{column}" for column in key)
         rows = f"select _rows.* from {view} as _rows semi join {keys} as _keys on {same}"
         return rows, rows
 
@@ -320,7 +299,7 @@ class _Run:
 
     def _bring_up_to_date(self, model: Node) -> None:
         """Compute what has changed in a table, and write it."""
-        name, number = model["name"], self._builds[model["unique_id"]].number
+        number = self._builds[model["unique_id"]].number
         sql = self._relations.written_out(self._builds[model["unique_id"]].compiled)
         changed = {
             leaf: self._changes[leaf] if self._is_known_since(leaf, number) else None
@@ -328,19 +307,18 @@ class _Run:
             if leaf in self._changes or not self._is_known_since(leaf, number)
         }
         if not changed:
-            self._done.unchanged.append(name)
             return
         change: Changed | None
+        is_by_change = True
         try:
             change = self._by_change(model, sql, changed)
-        except NotMaintainable as reason:
-            self._done.again[name] = str(reason)
+        except NotMaintainable:
+            is_by_change = False
             change = self._again(model, sql)
         if change is None or self._is_change(change):
             self._changes[relation_key(model)] = change
-        else:
-            self._done.again.pop(name, None)
-            self._done.unchanged.append(name)
+            self._done.by_change += is_by_change
+            self._done.again += not is_by_change
 
     def _is_known_since(self, leaf: str, number: int) -> bool:
         """Whether a relation holds what a build of that number read, but for what this run has changed."""
@@ -361,7 +339,8 @@ class _Run:
             return Changed(nothing, nothing)
         maintenance = Maintenance(query, set(felt), self._manifest.tested_key(model)[0])
         keys = self._keep(maintenance.touched(felt))
-        stale = self._keep(f"select _rows.* from {relation} as _rows semi join {maintenance.matches(keys, '_rows')}")
+        touched_rows = f"{relation} as _rows semi join {maintenance.matches(keys, '_rows')}"
+        stale = self._keep(f"select _rows.* from {touched_rows}")
         touched, whole = self._count(f"from {stale}"), self._count(f"from {relation}")
         if touched > WORTHWHILE_SHARE * whole:
             raise NotMaintainable(f"{100 * touched // whole} % of its rows are touched")
@@ -370,27 +349,17 @@ class _Run:
         fresh = self._gated(model, rows, f"semi join {maintenance.matches(keys, '_rows')}")
         change = self._compared(stale, fresh)
         if self._is_change(change):
-            self._hub.execute(
-                f"delete from {relation} where rowid in "
-                f"(select _rows.rowid from {relation} as _rows semi join {maintenance.matches(keys, '_rows')})"
-            )
+            self._hub.execute(f"delete from {relation} where rowid in (select _rows.rowid from {touched_rows})")
             self._hub.execute(f"insert into {relation} from {fresh}")
-        self._done.by_change[model["name"]] = self._count(f"from {fresh}")
         return change
 
     def _felt(self, query: Query, changes: dict[str, Changed]) -> dict[str, Changed]:
         """Narrow changes to the columns that a query reads; those in other columns alone are none to it."""
-        found = {}
-        for leaf, change in changes.items():
-            used = [identifier(name) for name in self._types[leaf] if name.lower() in query.used(leaf)]
-            if used and len(used) < len(self._types[leaf]):
-                removed, added = (f"select {', '.join(used)} from {part}" for part in (change.removed, change.added))
-                change = Changed(
-                    self._keep(f"({removed}) except all ({added})"), self._keep(f"({added}) except all ({removed})")
-                )
-            if self._is_change(change):
-                found[leaf] = change
-        return found
+        narrowed = {leaf: query.narrowed(leaf, change) for leaf, change in changes.items()}
+        kept = {
+            leaf: Changed(self._keep(change.removed), self._keep(change.added)) for leaf, change in narrowed.items()
+        }
+        return {leaf: change for leaf, change in kept.items() if self._is_change(change)}
 
     def _again(self, model: Node, sql: str) -> Changed | None:
         relation = model["relation_name"]
@@ -423,8 +392,9 @@ class _Run:
 
     def _taking_out(self, model: Node) -> list[dict[str, Any]]:
         """List the rules that take rows out of a model."""
-        about = self._gate_of.get(model["unique_id"], [])
-        return [rule for rule in about if rule["on_failure"] in {"quarantine", "drop"}]
+        return [
+            rule for rule in self._gates.get(model["unique_id"], []) if rule["on_failure"] in {"quarantine", "drop"}
+        ]
 
     def _refuse_split_keys(self, model: Node, key: tuple[str, ...]) -> None:
         """Refuse to take rows out by keys alone, where that hangs on other rows, or where nobody kept what went."""
@@ -448,7 +418,7 @@ class _Run:
         taking = self._taking_out(model)
         if not taking:
             return rows
-        every = [rule for rule in self._gate_of[model["unique_id"]] if rule["kind"] != "whole"]
+        every = [rule for rule in self._gates[model["unique_id"]] if rule["kind"] != "whole"]
         broken = [rule for rule in every if rule["kind"] == "row"]
         faulty = " or ".join(f"({rule['sql']})" for rule in broken) or "false"
         flags = []
@@ -520,9 +490,7 @@ class _Run:
         )
         self._queries = dict(rows.fetchall())
         for node_id, rules in self._hub.execute("select node_id, rules from quality.gates").fetchall():
-            current = [rule for rule in json.loads(rules) if rule["test_id"] in self._manifest.nodes]
-            self._gate_of[node_id] = current
-            self._gates |= {rule["test_id"]: rule for rule in current}
+            self._gates[node_id] = [rule for rule in json.loads(rules) if rule["test_id"] in self._manifest.nodes]
         rows = self._hub.execute(
             "select test_id, definition, rows_failed from quality.measurements "
             "qualify row_number() over (partition by test_id order by build_number desc) = 1"
@@ -534,7 +502,8 @@ class _Run:
         test, begun = step.node, time.monotonic()
         config = test["config"]
         query = self._queries[test["unique_id"]]
-        gate = self._gates.get(test["unique_id"])
+        known = self._gates.get(test.get("attached_node") or "", [])
+        gate = next((rule for rule in known if rule["test_id"] == test["unique_id"]), None)
         rows_tested, observed = None, None
         if query is not None:
             failed = self._failures(test, query)
@@ -561,7 +530,8 @@ class _Run:
         self._done.rules += 1
         if query is not None and status == "pass":
             failed = 0  # as dbt tells of it
-        self._note_test(test, status, 0 if status == "pass" else reported, query, time.monotonic() - begun)
+        seconds, failures = time.monotonic() - begun, 0 if status == "pass" else reported
+        self._insert_result(test["unique_id"], status, seconds, failures, query)
         self._note_rule(test, status, rows_tested, failed, observed)
 
     def _failures(self, test: Node, sql: str) -> int:
@@ -571,7 +541,8 @@ class _Run:
         last = self._results.get(test["unique_id"])
         is_plain = not limit and (config.get("fail_calc") or "count(*)") == "count(*)"
         thresholds = {str(config.get(name) or "!= 0") for name in ("warn_if", "error_if")}
-        if is_plain and thresholds == {"!= 0"} and last is not None and last.status == "pass":
+        is_steady = test["unique_id"] not in volatile(self._manifest)
+        if is_steady and is_plain and thresholds == {"!= 0"} and last is not None and last.status == "pass":
             failed = self._found_by_change(sql, last.number)
             if failed is not None:
                 return failed
@@ -600,56 +571,51 @@ class _Run:
 
     def _measure(self, gate: dict[str, Any], about: Node) -> tuple[int, str | None]:
         """Count the rows that break a rule which the gate knows, or look at a figure of the whole."""
-        relation, sql = about["relation_name"], gate["sql"]
+        test_id, sql = gate["test_id"], gate["sql"]
         if gate["kind"] == "whole":
             row: Any = self._hub.execute(sql).fetchone()
             return int(bool(row[2])), None if row[1] is None else str(row[1])
-        keys = ", ".join(gate["key"])
-        definition, before = self._measured.get(gate["test_id"], ("", -1))
+        definition, before = self._measured.get(test_id, ("", -1))
         if gate["on_failure"] in {"quarantine", "drop"}:
-            return self._taken.get(gate["test_id"], before), None
-        change = self._changes.get(relation_key(about))
-        is_clean = before == 0 and definition == gate["definition"]
-        if is_clean and not gate["others"] and not is_view(about):
-            if relation_key(about) not in self._changes:
-                return 0, None
-            if change is not None:
-                if gate["kind"] == "row":
-                    return self._count(f"select 1 from {change.added} as _gated where {sql}"), None
-                numbers = range(len(gate["key"]))
-                added = ", ".join(
-                    f"{column} as _key_{number}" for column, number in zip(gate["key"], numbers, strict=True)
-                )
-                same = " and ".join(
-                    f"_keys._key_{number} is not distinct from _gated.{column}"
-                    for column, number in zip(gate["key"], numbers, strict=True)
-                )
-                relation = (
-                    f"(select _gated.* from {relation} as _gated semi join "
-                    f"(select {added} from {change.added} as _gated) as _keys on {same})"
-                )
-        if gate["kind"] == "key":
-            repeated = (
-                f"select count(*) - 1 as more from {relation} as _gated where {sql} group by {keys} having count(*) > 1"
+            return self._taken.get(test_id, before), None
+        # what no row broke, only a row that came can break; but where the clock decides
+        is_clean = before == 0 and definition == gate["definition"] and test_id not in volatile(self._manifest)
+        found = self._broken_by_change(gate, about) if is_clean else None
+        return self._broken(gate, about["relation_name"]) if found is None else found, None
+
+    def _broken_by_change(self, gate: dict[str, Any], about: Node) -> int | None:
+        """Count what breaks a rule that nothing broke before this run; None if that is not told by what changed."""
+        relation, name = about["relation_name"], relation_key(about)
+        if gate["others"] or is_view(about):
+            query = f"select * from {relation} as _gated where {gate['sql']}"
+            return (
+                self._found_by_change(query, self._results[gate["test_id"]].number) if gate["kind"] == "row" else None
             )
-            return self._value(f"select coalesce(sum(more), 0) from ({repeated})"), None
-        query = f"select 1 from {relation} as _gated where {sql}"
-        found = None
-        if is_clean:
-            last = self._results[gate["test_id"]]
-            found = self._found_by_change(f"select * from {relation} as _gated where {sql}", last.number)
-        return self._count(query) if found is None else found, None
+        if name not in self._changes:
+            return 0
+        change = self._changes[name]
+        if change is None or gate["kind"] == "row":
+            return self._broken(gate, change.added) if change else None
+        came = ", ".join(f"{column} as _key_{number}" for number, column in enumerate(gate["key"]))
+        same = " and ".join(
+            f"_keys._key_{number} is not distinct from _gated.{column}" for number, column in enumerate(gate["key"])
+        )
+        keys = f"(select {came} from {change.added} as _gated) as _keys on {same}"
+        return self._broken(gate, f"(select _gated.* from {relation} as _gated semi join {keys})")
+
+    def _broken(self, gate: dict[str, Any], rows: str) -> int:
+        """Count which of some rows break a rule on rows, or repeat a key."""
+        if gate["kind"] == "row":
+            return self._count(f"select 1 from {rows} as _gated where {gate['sql']}")
+        repeated = f"from {rows} as _gated where {gate['sql']} group by {', '.join(gate['key'])} having count(*) > 1"
+        return self._value(f"select coalesce(sum(more), 0) from (select count(*) - 1 as more {repeated})")
 
     # --- notes
 
     def _note_build(self, node: Node, seconds: float) -> None:
         node_id = node["unique_id"]
         self._insert_build(node_id, self._plan.definitions[node_id], self._builds[node_id].compiled)
-        self._hub.execute(
-            "insert into runs.results (build_number, run_id, node_id, status, seconds, recorded_at) "
-            "values (nextval('runs.build_number'), ?, ?, 'success', ?, now())",
-            [self._done.run_id, node_id, seconds],
-        )
+        self._insert_result(node_id, "success", seconds)
 
     def _insert_build(self, node_id: str, fingerprint: str, compiled: str) -> None:
         self._hub.execute(
@@ -657,12 +623,14 @@ class _Run:
             [self._done.run_id, node_id, fingerprint, compiled],
         )
 
-    def _note_test(self, test: Node, status: str, failures: int, query: str | None, seconds: float) -> None:
+    def _insert_result(
+        self, node_id: str, status: str, seconds: float, failures: int | None = None, query: str | None = None
+    ) -> None:
         self._hub.execute(
             "insert into runs.results "
             "(build_number, run_id, node_id, status, failures, seconds, recorded_at, compiled_sql) "
             "values (nextval('runs.build_number'), ?, ?, ?, ?, ?, now(), ?)",
-            [self._done.run_id, test["unique_id"], status, failures, seconds, query],
+            [self._done.run_id, node_id, status, failures, seconds, query],
         )
 
     def _note_rule(self, test: Node, status: str, rows_tested: int | None, failed: int, observed: str | None) -> None:

@@ -364,11 +364,9 @@ def release_run(
     Raises:
         HubspokeError: The run was green, but the project breaks a rule of the house, or another process is releasing.
     """
-    store = ReleaseStore(project.release)
-    current = store.current()
-    readers_see = f"readers keep release {current.number}" if current else "there is no release yet"
     manifest = Manifest.read(project.root)
     if manifest.run_id != run_id:
+        readers_see = _seen(ReleaseStore(project.release).current())
         return f"Not released: dbt did not write target/manifest.json in this run; {readers_see}."
     began = premises or Premises.read(project)
     expected = fingerprints(manifest, began.variables, began.exceptions)
@@ -402,7 +400,7 @@ def release_hub(
     """
     store = ReleaseStore(project.release)
     current = store.current()
-    readers_see = f"readers keep release {current.number}" if current else "there is no release yet"
+    readers_see = _seen(current)
     _note(hub, manifest, run_id, ran or expected)
     if project.base:
         return f"Not released: {project.warehouse.name} is a development environment; {readers_see}."
@@ -440,6 +438,11 @@ def release_hub(
         [state_of(manifest, builds), run_id],
     )
     return told
+
+
+def _seen(current: Release | None) -> str:
+    """Say what readers see where nothing is released."""
+    return f"readers keep release {current.number}" if current else "there is no release yet"
 
 
 def _course(hub: duckdb.DuckDBPyConnection, manifest: Manifest, run_id: str) -> tuple[float, str, str]:

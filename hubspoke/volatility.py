@@ -34,6 +34,9 @@ OF_THE_RUN = (
 )
 """What tells of the run, of its surroundings, or of what the hub held when the query was written."""
 
+AT_EACH_RUN = (r"run_started_at", r"_released\s*\(", r"env_var\s*\(", r"modules\.(datetime|pytz)")
+"""Jinja that writes other SQL at another run, whatever the project says."""
+
 ONLY_BETTER = frozenset({"not_in_future"})
 """Templates that look at the clock, and that what has passed once will go on passing."""
 
@@ -44,6 +47,16 @@ _IN_MODELS = re.compile(
     rf"|\b({'|'.join([*OUTSIDE, 'query', 'query_table'])})\s*\(|\b(from|join)\s+'",
     re.IGNORECASE,
 )
+
+
+_WRITTEN = re.compile(rf"({'|'.join(AT_EACH_RUN)})")
+
+
+@lru_cache(maxsize=4)
+def written_anew(manifest: Manifest) -> dict[str, str]:
+    """Find the tests whose SQL is another at each run, and the word that makes it so, by unique id."""
+    found = {test["unique_id"]: _word(_WRITTEN, _texts(manifest, test)) for test in manifest.tests}
+    return {test_id: word for test_id, word in found.items() if word}
 
 
 @lru_cache(maxsize=4)

@@ -6,7 +6,7 @@
             {%- set node, failures = result.node, result.failures if result.failures is not none else 'null' -%}
             {%- do rows.append(
                 "(nextval('runs.build_number'), " ~ _text(invocation_id) ~ ', ' ~ _text(node.unique_id) ~ ', ' ~ _text(result.status) ~ ', null, '
-                ~ failures ~ ', ' ~ result.execution_time ~ ', now(), null, ' ~ (_text(_query_of(node)) if _query_of(node) else 'null') ~ ')'
+                ~ failures ~ ', ' ~ result.execution_time ~ ', now(), null, ' ~ _query_of(node) ~ ')'
             ) -%}
             {%- if node.resource_type == 'test' -%}
                 {%- set about = graph.nodes.get(node.attached_node) -%}
@@ -42,9 +42,10 @@
     {%- endif -%}
 {% endmacro %}
 
-{#- What a data test ran to count by itself; nothing where the gate had counted. -#}
+{#- What a data test ran to count by itself, as SQL text; null where the gate had counted. -#}
 {% macro _query_of(node) %}
-    {{ return(node.compiled_code if node.resource_type == 'test' and _counted_by_gate() not in (node.compiled_code or '') else none) }}
+    {%- set has_counted = node.resource_type == 'test' and _counted_by_gate() not in (node.compiled_code or '') -%}
+    {{ return(_text(node.compiled_code) if has_counted and node.compiled_code else 'null') }}
 {% endmacro %}
 
 {#- A rule's result, with what the gate measured of it where it did. -#}

@@ -28,6 +28,10 @@ HELD_BACK = """    data_tests:
           arguments: { expression: "item_count <= 12" }
           config: { meta: { on_failure: quarantine } }
 """
+BY_THE_CLOCK = """      - expression_is_true:
+          name: the_century_lasts
+          arguments: { expression: "current_timestamp < timestamptz '2099-12-31 00:00:00+00'" }
+"""
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +146,22 @@ def test_a_rule_that_fails_is_told_by_dbt_and_readers_keep_what_they_have(tills:
     send(tills, "select * from {all} where basket_id % 500 = 6")  # put right
     assert tills.run("hubspoke", "build").returncode == 0
     assert tables(tills).keys() == before.keys()
+
+
+def test_a_rule_that_looks_at_the_clock_is_asked_of_data_that_has_not_changed(tills: Sandbox) -> None:
+    campaigns, rule = (
+        "models/hub/core/core_campaigns.yml",
+        "      - expression_is_true:\n          name: core_campaigns",
+    )
+    tills.edit(campaigns, rule, BY_THE_CLOCK + rule)
+    tills.run("hubspoke", "build", "--select", "core_campaigns+")
+    with duckdb.connect(tills.root / "warehouse/hub.duckdb") as hub:  # as if the century had passed
+        hub.execute("update quality.gates set rules = replace(rules, '2099-12-31', '2009-12-31')")
+    send(tills, "select * replace (basket_id + 20 as basket_id) from {all} where basket_id % 500 = 8")
+    told = tills.run("hubspoke", "build").stdout
+    assert not refreshed(told)
+    assert "by dbt     the_century_lasts fails" in told
+    tills.edit(campaigns, BY_THE_CLOCK, "")
 
 
 def test_a_kill_at_any_instant_leaves_all_or_nothing(tills: Sandbox) -> None:
