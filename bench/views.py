@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from hubspoke.maintenance import Changed, Maintenance, NotMaintainable, Query, Types
+from hubspoke.maintenance import Changed, Keys, Maintenance, NotMaintainable, Query, Types
 
 SEED = 20261126
 
@@ -60,7 +60,10 @@ KEPT = {
     "window named": (
         "select id, k, v, sum(v) over w as r from {lines} window w as (partition by k order by v nulls last, id)"
     ),
-    "qualify": "select * from {lines} qualify row_number() over (partition by k, s order by v nulls last, id) = 1",
+    "qualify": (
+        "select * from {lines} "
+        "qualify row_number() over (partition by k, s order by v nulls last, id, d nulls last) = 1"
+    ),
     "two steps": (
         "with a as (select k, s, sum(v) as v from {lines} group by k, s), b as (select k, count(*) as n, "
         "max(v) as v from a group by k) select b.*, p.dep from b inner join {products} as p using (k)"
@@ -88,7 +91,7 @@ KEPT = {
     ),
     "case": (
         "select k, sum(case when s = 'x' then v else 0 end) as vx, bool_or(v > 5) as b, string_agg(s, ',' "
-        "order by id) as all_s from {lines} group by k"
+        "order by id, s) as all_s from {lines} group by k"
     ),
     "three": (
         "select l.s, p.dep, q.reg, sum(l.v) as v from {lines} as l join {products} as p on l.k = p.k join "
@@ -125,7 +128,7 @@ KEPT = {
     ),
     "values": "select l.id, c.t from {lines} as l join (values ('x', 1), ('y', 2)) as c(s, t) on l.s = c.s",
     "except star": "select * exclude (v) from {lines} where s is not null",
-    "lag": "select id, k, d, lag(v) over (partition by k, s order by d nulls first, id) as p from {lines}",
+    "lag": "select id, k, d, lag(v) over (partition by k, s order by d, id, v) as p from {lines}",
     "two windows": (
         "select id, k, s, v, count(*) over (partition by k) as n, count(*) over (partition by k, s) as m from {lines}"
     ),
@@ -242,7 +245,7 @@ class Shop:
         self.hub.execute(f"create or replace temp table truth as {sql}")
         try:
             query = Query(sql, self.types)
-            kept = {table: self._keep(table, query.narrowed(table, change)) for table, change in mine.items()}
+            kept = {table: self._narrowed(query, table, change) for table, change in mine.items()}
             felt = {
                 table: change
                 for table, change in kept.items()
@@ -258,19 +261,23 @@ class Shop:
         wrong = self._count(f'(from "{name}" except all from truth) union all (from truth except all from "{name}")')
         assert not wrong, (name, wrong, changes)  # noqa: S101 -- what is shown
 
-    def _keep(self, table: str, change: Changed) -> Changed:
-        short = table.split(".")[-1]
-        self.hub.execute(f"create or replace temp table fewer_{short} as {change.removed}")
-        self.hub.execute(f"create or replace temp table further_{short} as {change.added}")
+    def _narrowed(self, query: Query, table: str, change: Changed) -> Changed:
+        narrowed, short = query.narrowed(table, change), table.split(".")[-1]
+        if narrowed == change:
+            return change
+        self.hub.execute(f"create or replace temp table fewer_{short} as {narrowed.removed}")
+        self.hub.execute(f"create or replace temp table further_{short} as {narrowed.added}")
         return Changed(f"fewer_{short}", f"further_{short}")
 
     def _by_change(
         self, name: str, maintenance: Maintenance, felt: dict[str, Changed], mine: dict[str, Changed]
     ) -> None:
         self.hub.execute(f"create or replace temp table keys as {maintenance.touched(felt)}")
-        rows = maintenance.recomputed("keys", {table: mine[table] for table in felt})
+        nulls = self.hub.execute(maintenance.nulls("keys")).fetchall()[0]
+        keys = Keys("keys", frozenset(place for place, has_null in enumerate(nulls) if has_null))
+        rows = maintenance.recomputed(keys, {table: mine[table] for table in felt})
         self.hub.execute(f"create or replace temp table fresh as {rows}")
-        touched = f'select it.rowid from "{name}" as it semi join {maintenance.matches("keys", "it")}'
+        touched = f'select it.rowid from "{name}" as it semi join {maintenance.matches(keys, "it")}'
         self.hub.execute(f'delete from "{name}" where rowid in ({touched})')
         self.hub.execute(f'insert into "{name}" from fresh')
         self.by_change[name] += 1

@@ -19,17 +19,16 @@ import duckdb
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from hubspoke import postgres
 from hubspoke.dbt_events import without_debug_events
 from hubspoke.development import follow
 from hubspoke.errors import HubspokeError
 from hubspoke.landing import LandingZone
-from hubspoke.manifest import close_hub
+from hubspoke.manifest import close_hub, load_for_dbt
 from hubspoke.plan import Plan, Step, counted, make
 from hubspoke.project import Project
 from hubspoke.quality import held_back, open_hub, scans
 from hubspoke.refresh import LandedMeanwhile, NotRefreshable, Refreshed, refresh
-from hubspoke.release import ReleaseStore
+from hubspoke.release import ReleaseStore, publication
 from hubspoke.sources import read_sources
 
 WATCHED = frozenset({"NodeStart", "NodeFinished", "CatchableExceptionOnRun"})
@@ -75,8 +74,7 @@ class Watch:
         self.invocation_id = info.invocation_id
         if info.name == "ConcurrencyLine":
             self.total = data.node_count
-            # a release needs it, and waits two seconds for its import; while models are built, nobody does
-            threading.Thread(target=importlib.import_module, args=("pyiceberg.catalog.sql",), daemon=True).start()
+            _import_iceberg()
         elif info.name == "NodeStart":
             self.running[threading.get_ident()] = data.node_info.node_name
         elif info.name == "NodeFinished":
@@ -128,7 +126,8 @@ def build(project: Project, select: tuple[str, ...], is_full: bool, console: Con
         if plan and plan.steps:
             plan, refreshed = _refresh(project, plan, watch)
         if not refreshed and (plan is None or plan.steps):
-            result = run_dbt(project, watch, ["--select", *select] if select else plan.selectors if plan else [])
+            selected = ["--select", *select] if select else plan.selectors if plan else []
+            result = run_dbt(project, watch, selected, load_for_dbt(project.root))
     if plan and not plan.steps:
         _tell_that_nothing_changed(project, plan, console)
         return True
@@ -148,9 +147,20 @@ def build(project: Project, select: tuple[str, ...], is_full: bool, console: Con
     return bool(result.success)
 
 
+def _import_iceberg() -> None:
+    """Import what a release writes tables with while models are built: it would wait for that, for a second or two."""
+
+    def import_both() -> None:
+        for module in ("pyiceberg.catalog.sql", "pyiceberg.io.pyarrow"):
+            importlib.import_module(module)
+
+    threading.Thread(target=import_both, daemon=True).start()
+
+
 def _refresh(project: Project, plan: Plan, watch: Watch, attempts: int = 5) -> tuple[Plan, Refreshed | None]:
     """Do it without dbt, if it can be; plan anew where more lands meanwhile."""
     watch.total = len(plan.steps)
+    _import_iceberg()
 
     def tell(step: Step) -> None:
         watch.ended[str(step.node["resource_type"])] += 1
@@ -172,14 +182,14 @@ def _refresh(project: Project, plan: Plan, watch: Watch, attempts: int = 5) -> t
         watch.total = 0
 
 
-def run_dbt(project: Project, watch: Watch, arguments: list[str], parsed: Any = None) -> Any:
+def run_dbt(project: Project, watch: Watch, arguments: list[str], parsed: Any) -> Any:
     """Have dbt build.
 
     Args:
         project: The project.
         watch: Told what happens.
         arguments: Further ones of ``dbt build``: what to build, for example.
-        parsed: The project as dbt has parsed it (``hubspoke.manifest.load_for_dbt``); None to parse it.
+        parsed: The project as dbt has parsed it (``hubspoke.manifest.load_for_dbt``).
 
     Returns:
         dbt's own result: ``success``, and the ``exception`` if it could not run.
@@ -224,7 +234,7 @@ def _tell_that_nothing_changed(project: Project, plan: Plan, console: Console) -
         if current
         else "There is none: nobody orders anything.",
     }
-    _print_lines(lines | _named(postgres.outcome(project, plan.manifest).splitlines()), console)
+    _print_lines(lines | _named(publication(project, plan.manifest).splitlines()), console)
 
 
 def _tell_of_refresh(project: Project, plan: Plan, refreshed: Refreshed, seconds: float, console: Console) -> None:

@@ -39,28 +39,16 @@ class News:
     Attributes:
         changes: SQL of a relation of the changes, with all of the table's columns.
         key: The table's key; of a table without one, rows only ever come.
-        contents: What made up the table before, and what makes it up now.
-        views: Returns what shows some content, or of a relation of keys only the rows that these have.
+        is_by_key: Whether what a key's row is hangs on its last change alone: not where changes leave values out.
+        now: SQL for the rows that the keys of the changes have now, where that is so, and nothing was truncated.
+        before: Returns SQL for the rows that the keys in a relation had before, in the same case.
     """
 
     changes: str
     key: tuple[str, ...]
-    contents: tuple[Content, Content]
-    views: Callable[[Content, str], "Views"]
-
-    @property
-    def is_by_key(self) -> bool:
-        """Whether what a key's row is hangs on the changes of that key alone: not where changes leave values out."""
-        return not any(load.unchanged for load in self.contents[1].changes)
-
-    def rows(self, keys: str) -> tuple[str, str]:
-        """Return SQL for the rows that some keys had before and have now, where that ``is_by_key``.
-
-        Args:
-            keys: Name of a relation of keys.
-        """
-        before, now = (self.views(content, keys).current for content in self.contents)
-        return before, now
+    is_by_key: bool
+    now: str
+    before: Callable[[str], str]
 
 
 def changes_since(zone: LandingZone, source: str, table: str, load_id: str) -> News | None:
@@ -68,21 +56,22 @@ def changes_since(zone: LandingZone, source: str, table: str, load_id: str) -> N
     content = zone.content(source, table, zone.reached(source))
     if content is None or not content.newest.columns:
         return None
-    before = sequence_of(load_id)
+    last = sequence_of(load_id)
     loads = [*([content.whole] if content.whole else []), *content.changes]
-    new = [load for load in loads if load.sequence > before]
-    # one that stands for others may hold what was there before
-    if not before or any(load.kind == "whole" or load.first <= before for load in new):
+    new = [load for load in loads if load.sequence > last]
+    # one that stands for others may hold what was there before; without a new one, the zone has gone back
+    if not last or not new or any(load.kind == "whole" or load.first <= last for load in new):
         return None
-    content_before = Content.of([load for load in loads if load.sequence <= before])
+    content_before = Content.of([load for load in loads if load.sequence <= last])
     if content_before is None or content_before.newest.columns != content.newest.columns:
         return None
 
-    def views(content: Content, keys: str) -> Views:
-        return Views(zone, source, table, content, keys)
+    def before_of(keys: str) -> str:
+        return Views(zone, source, table, content_before, keys).current
 
-    changes = Views(zone, source, table, content).changes_in(new)
-    return News(changes, tuple(content.newest.key), (content_before, content), views)
+    fresh = Views(zone, source, table, Content(None, new))
+    is_by_key = not any(load.unchanged for load in content.changes)
+    return News(fresh.changes, tuple(content.newest.key), is_by_key, fresh.current, before_of)
 
 
 def table_views(zone: LandingZone, source: str, table: str, content: Content) -> dict[str, str]:
@@ -101,6 +90,7 @@ class Views:
         current: What the table is now.
         log: Its changes; empty if it has no key and no log.
         history: What its rows were and when; empty if it has no key.
+        changes: A relation of its changes.
     """
 
     def __init__(self, zone: LandingZone, source: str, table: str, content: Content, keys: str = "") -> None:
@@ -110,11 +100,11 @@ class Views:
         loads = [content.whole, *content.changes]
         self._files = {load.load_id: zone.files(source, table, load) for load in loads if load}
         self._whole = self._read([content.whole], ()) if content.whole else ""
-        self._changes = self._read(content.changes, AUDIT)
+        self.changes = self._read(content.changes, AUDIT)
         if keys:
             self._whole = f"(select * from {self._whole} as _rows where {self._of(keys)})" if self._whole else ""
             wanted = f"{self._of(keys)} or _change = 'truncate'"
-            self._changes = f"(select * from {self._changes} as _rows where {wanted})"
+            self.changes = f"(select * from {self.changes} as _rows where {wanted})"
         unchanged = {identifier(name) for load in content.changes for name in load.unchanged}
         self._unchanged = [column for column in self._columns if column in unchanged]
         self.current = self._current() if content.changes else f"select {self._listed()} from {self._whole}"
@@ -128,10 +118,6 @@ class Views:
         """Return SQL that is true for a row that has one of some keys."""
         listed = ", ".join(f"_rows.{column}" for column in self._key)
         return f"({listed}) in (from {keys})" if len(self._key) > 1 else f"{listed} in (from {keys})"
-
-    def changes_in(self, loads: list[Load]) -> str:
-        """Return a relation of the changes in some of the table's loads."""
-        return self._read(loads, AUDIT)
 
     def _read(self, loads: list[Load], audit: Iterable[str]) -> str:
         """Return a relation of some loads, with all of the table's columns in their types."""
@@ -152,7 +138,7 @@ class Views:
         """Return a relation of the whole copy and all changes, or those since a truncation."""
         snapshot = {name: f"cast(null as {data_type})" for name, data_type in AUDIT.items()} | {"_change": "'snapshot'"}
         audit = ", ".join(f"{value} as {name}" for name, value in snapshot.items())
-        parts = [f"select {self._listed()}, {', '.join(AUDIT)}, {SEQUENCE} as _sequence from {self._changes}"]
+        parts = [f"select {self._listed()}, {', '.join(AUDIT)}, {SEQUENCE} as _sequence from {self.changes}"]
         if self._whole:
             parts.insert(0, f"select {self._listed()}, {audit}, 0 as _sequence from {self._whole}")
         if since:
@@ -163,7 +149,7 @@ class Views:
         listed, key = self._listed(), ", ".join(self._key)
         # a truncation comes after the whole copy and before every change that is later than itself
         head = f"""
-            with changes as (select *, {SEQUENCE} as _sequence from {self._changes}),
+            with changes as (select *, {SEQUENCE} as _sequence from {self.changes}),
             emptied as (
                 select coalesce(max(_sequence), 0) as since from changes where _change = 'truncate'
             )"""

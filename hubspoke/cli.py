@@ -745,9 +745,9 @@ def rollback(number: int | None) -> None:
     release = _store(project).rollback(number)
     click.echo(f"Readers see release {release.number} of {release.released_at:%Y-%m-%d %H:%M:%S} UTC.")
     if (project.root / "target" / "manifest.json").is_file():
-        from hubspoke import postgres
+        from hubspoke.release import publication
 
-        told = postgres.outcome(project, Manifest.read(project.root))
+        told = publication(project, Manifest.read(project.root))
         if told:
             click.echo(told)
 

@@ -7,6 +7,7 @@ so on.
 
 import json
 import uuid
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ class IcebergTables:
         casts = f" replace ({', '.join(f'{column}::decimal(38, 0) as {column}' for column in wide)})" if wide else ""
         hub.execute(f"copy (select *{casts} from {relation}) to '{quoted(path)}' (format parquet, compression zstd)")
         schema = parquet.read_schema(path, filesystem=self.location.filesystem)
-        catalog = self.catalog()
+        catalog = self.catalog
         catalog.create_namespace_if_not_exists(spoke)
         try:
             table = catalog.load_table((spoke, name))
@@ -102,8 +103,9 @@ class IcebergTables:
         self.location.sync(folder)
         return snapshot.snapshot_id, [file], self.location.relative(table.metadata_location)
 
+    @cached_property
     def catalog(self) -> "Catalog":
-        """Open the catalog."""
+        """The catalog, opened once."""
         from pyiceberg.catalog import load_catalog
         from pyiceberg.utils.config import Config
 
@@ -155,7 +157,7 @@ class IcebergTables:
         """Make a table what it was at the last of these versions, with no other snapshot than theirs."""
         from pyiceberg.exceptions import NoSuchTableError
 
-        catalog = self.catalog()
+        catalog = self.catalog
         wanted = versions[-1] if versions else (0, "")
         try:
             table = catalog.load_table((spoke, name))

@@ -57,6 +57,20 @@ class Changed:
     key: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Keys:
+    """The keys that a change touches.
+
+    Attributes:
+        name: Name of a relation that holds what ``Maintenance.touched`` gives.
+        with_null: Which of its columns hold a null, counted from 0. The others are compared by plain equality, by which
+            the engine leaves out the parts of a table that hold no such value.
+    """
+
+    name: str
+    with_null: frozenset[int]
+
+
 Column = tuple[int, str]
 """Number of an item of a block, and the name of one of its columns."""
 
@@ -218,13 +232,15 @@ class Query:
         return {name for place, names in self._used.items() if place in places for name in names}
 
     def narrowed(self, relation: str, change: Changed) -> Changed:
-        """Return SQL for what of a change can be felt: rows that differ in columns that are used.
+        """Return SQL for what of a change can be felt: rows that differ in columns that are used; itself, if all are.
 
         Args:
             relation: What changed.
             change: How.
         """
         used = self.used(relation)
+        if used >= {name.lower() for name in self._types[relation]}:
+            return change
         listed = ", ".join(identifier(name) for name in self._types[relation] if name.lower() in used) or "*"
         removed, added = (f"select {listed} from {rows}" for rows in (change.removed, change.added))
         return Changed(f"({removed}) except all ({added})", f"({added}) except all ({removed})")
@@ -274,11 +290,17 @@ class Maintenance:
         names = ", ".join(f"_key_{number + 1}" for number in range(len(self.key)))
         return f"select distinct {names} from ({' union all '.join(selects)})"
 
-    def recomputed(self, keys: str, changes: dict[str, Changed]) -> str:
+    def nulls(self, keys: str) -> str:
+        """Return SQL for one row that tells of each column of a relation of keys whether it holds a null."""
+        return (
+            f"select {', '.join(f'count(*) > count(_key_{place + 1})' for place in range(len(self.key)))} from {keys}"
+        )
+
+    def recomputed(self, keys: Keys, changes: dict[str, Changed]) -> str:
         """Return SQL for the rows of the result that have these keys.
 
         Args:
-            keys: Name of a relation that holds what ``touched`` gives.
+            keys: The keys.
             changes: What changed, by relation.
         """
         narrowed: dict[tuple[int, int], list[dict[int, str]]] = {}
@@ -293,14 +315,14 @@ class Maintenance:
             f"select _rows.* from (\n{_spliced(self._sql, edits)}\n) as _rows semi join {self.matches(keys, '_rows')}"
         )
 
-    def matches(self, keys: str, rows: str) -> str:
+    def matches(self, keys: Keys, rows: str) -> str:
         """Return SQL that joins rows of the result to their keys.
 
         Args:
-            keys: Name of a relation that holds what ``touched`` gives.
+            keys: The keys.
             rows: What the rows are called.
         """
-        return f"{keys} as _keys on {_match(dict(enumerate(self.key)), rows)}"
+        return f"{keys.name} as _keys on {_match(keys, dict(enumerate(self.key)), rows)}"
 
     def _find_key(self, preferred: Sequence[str], reasons: dict[str, None]) -> tuple[str, ...]:
         """Take as many columns as all changes can be told by, those first that tell rows apart."""
@@ -448,17 +470,18 @@ class Maintenance:
             for aside in relation.aside:
                 self._narrow(aside, {}, found)
 
-    def _filtered(self, scan: Scan, filters: list[dict[int, str]], keys: str, change: Changed | None) -> str:
+    def _filtered(self, scan: Scan, filters: list[dict[int, str]], keys: Keys, change: Changed | None) -> str:
         source = self._sql[slice(*scan.place)]
         # all rows that are like those that came are those that came
         if change and change.key and set(change.key) <= set(filters[0].values()) and len(filters) == 1:
             source = change.added
         name = "" if scan.is_named else f" as {_last(scan.relation)}"
         if len(filters) == 1:
-            matched = f"semi join {keys} as _keys on {_match(filters[0], '_scan')}"
+            matched = f"semi join {keys.name} as _keys on {_match(keys, filters[0], '_scan')}"
         else:
             matched = "where " + " or ".join(
-                f"exists (select 1 from {keys} as _keys where {_match(columns, '_scan')})" for columns in filters
+                f"exists (select 1 from {keys.name} as _keys where {_match(keys, columns, '_scan')})"
+                for columns in filters
             )
         return f"(select _scan.* from {source} as _scan {matched}){name}"
 
@@ -842,9 +865,10 @@ def _grounded(relation: Relation, names: list[str]) -> tuple[Scan, list[str]]:
     return _grounded(relation.items[items.pop()].relation, [column[1] for column in columns])
 
 
-def _match(columns: dict[int, str], rows: str) -> str:
+def _match(keys: Keys, columns: dict[int, str], rows: str) -> str:
     return " and ".join(
-        f"_keys._key_{place + 1} is not distinct from {rows}.{identifier(name)}" for place, name in columns.items()
+        f"_keys._key_{place + 1} {'is not distinct from' if place in keys.with_null else '='} {rows}.{identifier(name)}"
+        for place, name in columns.items()
     )
 
 

@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import os
 import re
-import shutil
 import sys
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import yaml
 
 from hubspoke.errors import HubspokeError
-from hubspoke.files import UNFINISHED, commit_folder
+from hubspoke.files import write_whole
 
 Node = dict[str, Any]
 
@@ -213,21 +212,51 @@ def parse_project(root: Path) -> Manifest:
     Raises:
         HubspokeError: dbt could not; its own message is passed on.
     """
-    parsed, found = root / "target" / "parsed", content_of(root)
-    folder = parsed / found
-    if not folder.is_dir():
-        _run_dbt(root, "parse")
-        manifest = (root / "target" / "manifest.json").read_text()
-        if content_of(root) != found:
-            return Manifest(json.loads(manifest))
-        for old in sorted(parsed.glob("*"), key=lambda path: path.stat().st_mtime)[: 1 - KEPT_PARSES]:
-            shutil.rmtree(old, ignore_errors=True)
-        unfinished = folder.with_name(folder.name + UNFINISHED)
-        unfinished.mkdir(parents=True)
-        # dbt's other commands write more into theirs
-        (unfinished / "manifest.json").write_text(manifest)
-        commit_folder(unfinished, folder)
-    return _read(folder / "manifest.json")
+    kept = _kept(root, content_of(root))
+    if not kept.is_file():
+        _parse(root)
+    return _read(kept) if kept.is_file() else Manifest.read(root)
+
+
+def load_for_dbt(root: Path) -> Any:
+    """Return the project at ``root`` as dbt holds it in memory, for one run that is not to parse it again.
+
+    Raises:
+        HubspokeError: dbt could not parse it; its own message is passed on.
+    """
+    found, parsed = _parsed.pop(root, ("", None))
+    if found != content_of(root):
+        parsed = _parse(root)
+        _parsed.pop(root, None)
+    given_to_dbt.add(parsed.metadata.invocation_id)
+    return parsed
+
+
+given_to_dbt: set[str] = set()
+"""Invocation ids of the parses of which a run in this process was given the outcome."""
+
+_parsed: dict[Path, tuple[str, Any]] = {}
+"""What dbt parsed last in this process, and the hash of what that was read from; by the project's root."""
+
+
+def _parse(root: Path) -> Any:
+    """Have dbt parse the project, and keep what it wrote, unless somebody edited meanwhile."""
+    found = content_of(root)
+    parsed = _run_dbt(root, "parse")
+    manifest = (root / "target" / "manifest.json").read_text()
+    if content_of(root) == found:
+        kept = _kept(root, found)
+        kept.parent.mkdir(exist_ok=True)
+        for old in sorted(kept.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)[: 1 - KEPT_PARSES]:
+            old.unlink(missing_ok=True)
+        write_whole(kept, manifest)  # dbt's other commands write more into theirs
+        _parsed[root] = (found, parsed)
+    return parsed
+
+
+def _kept(root: Path, content: str) -> Path:
+    """Return where what dbt parsed of some content is kept."""
+    return root / "target" / "parsed" / f"{content}.json"
 
 
 @lru_cache(maxsize=2)
@@ -258,15 +287,6 @@ def content_of(root: Path) -> str:
     versions = [importlib.metadata.version(name) for name in ("dbt-core", "dbt-duckdb", "hubspoke")]
     content.update(json.dumps([said, versions, sys.version]).encode())
     return content.hexdigest()
-
-
-def load_for_dbt(root: Path) -> Any:
-    """Return the project at ``root`` as dbt holds it in memory, for a run that is not to parse it again.
-
-    Raises:
-        HubspokeError: dbt could not parse it; its own message is passed on.
-    """
-    return _run_dbt(root, "parse")
 
 
 def compile_project(root: Path, select: str = "") -> dict[str, str]:

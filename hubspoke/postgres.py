@@ -515,12 +515,7 @@ def publish(project: Project, manifest: Manifest) -> Publication | None:
 
 
 def outcome(project: Project, manifest: Manifest) -> str:
-    """Publish the current release, and say in one line what came of it; whatever happens, the release stands.
-
-    Empty if nobody orders PostgreSQL.
-    """
-    if not orders(manifest) and not os.environ.get("HUBSPOKE_POSTGRES"):
-        return ""
+    """Publish the current release, and say in one line what came of it; whatever happens, the release stands."""
     try:
         done = publish(project, manifest)
     except HubspokeError as error:

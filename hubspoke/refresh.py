@@ -25,19 +25,30 @@ from sqlglot.errors import SqlglotError
 from hubspoke.changelog import News, changes_since
 from hubspoke.landing import LandingZone
 from hubspoke.lineage import parse, relation_key, table_key
-from hubspoke.maintenance import Changed, Maintenance, NotMaintainable, Query, Types, inlined
+from hubspoke.maintenance import Changed, Keys, Maintenance, NotMaintainable, Query, Types, inlined
 from hubspoke.manifest import Manifest, Node
 from hubspoke.pins import pinned_tables
 from hubspoke.plan import IN_PLACE, Plan, Step, elsewhere
 from hubspoke.profile import read_target
 from hubspoke.project import Project
 from hubspoke.release import last_builds, last_results, release_hub
-from hubspoke.sql import columns_of, identifier, quoted
+from hubspoke.sql import columns_of, identifier, literal, quoted
 from hubspoke.versions import Build, is_view
 from hubspoke.volatility import volatile, written_anew
 
 HOUSE_HOOKS = {"{{ record_build() }}", "{{ quality_gate() }}"}
 """Hooks of which the work is done here, too."""
+
+NUMBER = "nextval('runs.build_number')"
+
+FILLED_IN = {
+    "runs.builds": {"build_number": NUMBER, "built_at": "now()"},
+    "runs.results": {"build_number": NUMBER, "recorded_at": "now()"},
+    "quality.ledger": {"build_number": NUMBER, "recorded_at": "now()"},
+    "quality.measurements": {"build_number": NUMBER, "measured_at": "now()"},
+    "quality.results": {"recorded_at": "now()"},
+}
+"""Columns that the hub itself has values for, of its tables about its runs."""
 
 COMPARED_ROWS = 5_000_000
 """A larger relation that was computed anew is not compared with what it was: it is taken to be another."""
@@ -279,7 +290,8 @@ class _Run:
             raise NotRefreshable(f"{source['name']} has other columns")
         key = tuple(map(str.lower, news.key)) if news else ()
         self._changes[relation_key(source)] = Changed(removed, self._keep(now_sql), key) if news else None
-        self._insert_build(source["unique_id"], load["load_id"], "")
+        pinned = {"state": "finished", "fingerprint": load["load_id"], "compiled_sql": ""}
+        self._note("runs.builds", node_id=source["unique_id"], **pinned)
 
     def _rows_of(self, news: News, view: str, columns: list[str]) -> tuple[str, str]:
         """Return SQL for the rows of a source that went, to run while its view shows them, and for those that came."""
@@ -289,8 +301,7 @@ class _Run:
         key = list(map(identifier, news.key))
         keys = self._keep(f"select distinct {', '.join(key)} from {news.changes}")
         if news.is_by_key:
-            before, now = news.rows(keys)
-            return f"select {listed} from ({before})", f"select {listed} from ({now})"
+            return f"select {listed} from ({news.before(keys)})", f"select {listed} from ({news.now})"
         same = " and ".join(f"_keys.{column} = _rows.{column}" for column in key)
         rows = f"select _rows.* from {view} as _rows semi join {keys} as _keys on {same}"
         return rows, rows
@@ -338,28 +349,36 @@ class _Run:
             nothing = self._keep(f"from {relation} limit 0")
             return Changed(nothing, nothing)
         maintenance = Maintenance(query, set(felt), self._manifest.tested_key(model)[0])
-        keys = self._keep(maintenance.touched(felt))
+        keys = self._keys(maintenance, felt)
         touched_rows = f"{relation} as _rows semi join {maintenance.matches(keys, '_rows')}"
         stale = self._keep(f"select _rows.* from {touched_rows}")
-        touched, whole = self._count(f"from {stale}"), self._count(f"from {relation}")
+        touched, whole = self._count(f"from {stale}"), self._about(model)
         if touched > WORTHWHILE_SHARE * whole:
-            raise NotMaintainable(f"{100 * touched // whole} % of its rows are touched")
+            raise NotMaintainable(f"{touched:,} of about {whole:,} rows are touched")
         self._refuse_split_keys(model, maintenance.key)
         rows = self._filled_like(relation, maintenance.recomputed(keys, {leaf: changes[leaf] for leaf in felt}))
         fresh = self._gated(model, rows, f"semi join {maintenance.matches(keys, '_rows')}")
-        change = self._compared(stale, fresh)
+        change = self._compared(stale, fresh) if touched else Changed(stale, fresh)
         if self._is_change(change):
             self._hub.execute(f"delete from {relation} where rowid in (select _rows.rowid from {touched_rows})")
             self._hub.execute(f"insert into {relation} from {fresh}")
         return change
 
+    def _keys(self, maintenance: Maintenance, changes: dict[str, Changed]) -> Keys:
+        """Keep the keys that changes touch."""
+        name = self._keep(maintenance.touched(changes))
+        nulls: Any = self._hub.execute(maintenance.nulls(name)).fetchone()
+        return Keys(name, frozenset(place for place, has_null in enumerate(nulls) if has_null))
+
     def _felt(self, query: Query, changes: dict[str, Changed]) -> dict[str, Changed]:
         """Narrow changes to the columns that a query reads; those in other columns alone are none to it."""
-        narrowed = {leaf: query.narrowed(leaf, change) for leaf, change in changes.items()}
-        kept = {
-            leaf: Changed(self._keep(change.removed), self._keep(change.added)) for leaf, change in narrowed.items()
-        }
-        return {leaf: change for leaf, change in kept.items() if self._is_change(change)}
+        felt = {leaf: change for leaf, change in changes.items() if self._is_change(change)}
+        for leaf, change in felt.items():
+            narrowed = query.narrowed(leaf, change)
+            # rows can only be alike where some went and some came
+            if narrowed != change and self._count(f"from {change.removed}") and self._count(f"from {change.added}"):
+                felt[leaf] = Changed(self._keep(narrowed.removed), self._keep(narrowed.added))
+        return {leaf: change for leaf, change in felt.items() if self._is_change(change)}
 
     def _again(self, model: Node, sql: str) -> Changed | None:
         relation = model["relation_name"]
@@ -470,15 +489,14 @@ class _Run:
             return
         node_id, held = model["unique_id"], f"quarantine.{identifier(model['alias'])}"
         before = self._hub.execute(
-            "select rows_dropped from quality.ledger where node_id = ? order by build_number desc limit 1", [node_id]
+            f"select rows_dropped from quality.ledger where node_id = {literal(node_id)} "
+            "order by build_number desc limit 1"
         ).fetchone()
         dropped = self._dropped.get(node_id, before[0] if before else 0)
         kept, quarantined = self._count(f"from {model['relation_name']}"), self._count(f"from {held}")
         self._rows_in[node_id] = kept + quarantined + dropped
-        self._hub.execute(
-            "insert into quality.ledger values (?, nextval('runs.build_number'), ?, ?, ?, ?, ?, ?, now())",
-            [self._done.run_id, node_id, model["name"], self._rows_in[node_id], kept, quarantined, dropped],
-        )
+        counted = {"rows_in": self._rows_in[node_id], "rows_out": kept, "rows_quarantined": quarantined}
+        self._note("quality.ledger", node_id=node_id, model=model["name"], **counted, rows_dropped=dropped)
 
     # --- rules
 
@@ -502,8 +520,8 @@ class _Run:
         test, begun = step.node, time.monotonic()
         config = test["config"]
         query = self._queries[test["unique_id"]]
-        known = self._gates.get(test.get("attached_node") or "", [])
-        gate = next((rule for rule in known if rule["test_id"] == test["unique_id"]), None)
+        gates = self._gates.get(test.get("attached_node") or "", [])
+        gate = next((rule for rule in gates if rule["test_id"] == test["unique_id"]), None)
         rows_tested, observed = None, None
         if query is not None:
             failed = self._failures(test, query)
@@ -515,7 +533,10 @@ class _Run:
             share = gate["max_failed_share"]
             is_reported = failed > share * rows_tested if share is not None else gate["is_reported"]
             reported = failed if is_reported else 0
-            self._insert_measurement(gate, about, rows_tested, failed, reported, observed)
+            measured = {"rows_tested": rows_tested, "rows_failed": failed, "failures": reported}
+            known = {"model": about["name"], "test_id": gate["test_id"], "definition": gate["definition"]}
+            self._hub.execute(f"delete from quality.measurements where test_id = {literal(gate['test_id'])}")
+            self._note("quality.measurements", **known, **measured, observed=observed)
         else:
             raise NotRefreshable(f"nobody noted what {test['name']} runs")
         row: Any = self._hub.execute(
@@ -530,8 +551,9 @@ class _Run:
         self._done.rules += 1
         if query is not None and status == "pass":
             failed = 0  # as dbt tells of it
-        seconds, failures = time.monotonic() - begun, 0 if status == "pass" else reported
-        self._insert_result(test["unique_id"], status, seconds, failures, query)
+        told = {"status": status, "compiled_sql": query}
+        counted = {"seconds": time.monotonic() - begun, "failures": 0 if status == "pass" else reported}
+        self._note("runs.results", node_id=test["unique_id"], **told, **counted)
         self._note_rule(test, status, rows_tested, failed, observed)
 
     def _failures(self, test: Node, sql: str) -> int:
@@ -566,7 +588,7 @@ class _Run:
             maintenance = Maintenance(read, set(felt))
         except NotMaintainable:
             return None
-        keys = self._keep(maintenance.touched(felt))
+        keys = self._keys(maintenance, felt)
         return self._count(maintenance.recomputed(keys, {leaf: known[leaf] for leaf in felt}))
 
     def _measure(self, gate: dict[str, Any], about: Node) -> tuple[int, str | None]:
@@ -597,9 +619,7 @@ class _Run:
         if change is None or gate["kind"] == "row":
             return self._broken(gate, change.added) if change else None
         came = ", ".join(f"{column} as _key_{number}" for number, column in enumerate(gate["key"]))
-        same = " and ".join(
-            f"_keys._key_{number} is not distinct from _gated.{column}" for number, column in enumerate(gate["key"])
-        )
+        same = " and ".join(f"_keys._key_{number} = _gated.{column}" for number, column in enumerate(gate["key"]))
         keys = f"(select {came} from {change.added} as _gated) as _keys on {same}"
         return self._broken(gate, f"(select _gated.* from {relation} as _gated semi join {keys})")
 
@@ -614,49 +634,24 @@ class _Run:
 
     def _note_build(self, node: Node, seconds: float) -> None:
         node_id = node["unique_id"]
-        self._insert_build(node_id, self._plan.definitions[node_id], self._builds[node_id].compiled)
-        self._insert_result(node_id, "success", seconds)
-
-    def _insert_build(self, node_id: str, fingerprint: str, compiled: str) -> None:
-        self._hub.execute(
-            "insert into runs.builds values (nextval('runs.build_number'), ?, ?, 'finished', ?, ?, now(), null)",
-            [self._done.run_id, node_id, fingerprint, compiled],
-        )
-
-    def _insert_result(
-        self, node_id: str, status: str, seconds: float, failures: int | None = None, query: str | None = None
-    ) -> None:
-        self._hub.execute(
-            "insert into runs.results "
-            "(build_number, run_id, node_id, status, failures, seconds, recorded_at, compiled_sql) "
-            "values (nextval('runs.build_number'), ?, ?, ?, ?, ?, now(), ?)",
-            [self._done.run_id, node_id, status, failures, seconds, query],
-        )
+        built = {"fingerprint": self._plan.definitions[node_id], "compiled_sql": self._builds[node_id].compiled}
+        self._note("runs.builds", node_id=node_id, state="finished", **built)
+        self._note("runs.results", node_id=node_id, status="success", seconds=seconds)
 
     def _note_rule(self, test: Node, status: str, rows_tested: int | None, failed: int, observed: str | None) -> None:
         about = self._manifest.nodes.get(test.get("attached_node") or "")
         action = (test["config"].get("meta") or {}).get("on_failure")
         severity = "warn" if str(test["config"].get("severity")).lower() == "warn" else "fail"
         template = (test.get("test_metadata") or {}).get("name", "singular")
-        self._hub.execute(
-            "insert into quality.results values (?, ?, ?, ?, ?, ?, ?, ?, ?, now())",
-            [
-                *(self._done.run_id, about["name"] if about else "", test["name"], template, action or severity),
-                *(status, rows_tested, failed, observed),
-            ],
-        )
+        said = {"model": about["name"] if about else "", "rule": test["name"], "template": template}
+        found = {"status": status, "rows_tested": rows_tested, "rows_failed": failed, "observed": observed}
+        self._note("quality.results", **said, on_failure=action or severity, **found)
 
-    def _insert_measurement(
-        self, gate: dict[str, Any], about: Node, rows: int, failed: int, reported: int, observed: str | None
-    ) -> None:
-        self._hub.execute("delete from quality.measurements where test_id = ?", [gate["test_id"]])
-        self._hub.execute(
-            "insert into quality.measurements values (nextval('runs.build_number'), ?, ?, ?, ?, ?, ?, ?, ?, now())",
-            [
-                *(self._done.run_id, about["name"], gate["test_id"], gate["definition"]),
-                *(rows, failed, reported, observed),
-            ],
-        )
+    def _note(self, table: str, **values: str | float | None) -> None:
+        """Add a line of this run to one of the hub's tables about its runs."""
+        line = {"run_id": literal(self._done.run_id), **{name: literal(value) for name, value in values.items()}}
+        line |= FILLED_IN[table]
+        self._hub.execute(f"insert into {table} ({', '.join(line)}) values ({', '.join(line.values())})")
 
     # --- the hub
 
@@ -669,6 +664,14 @@ class _Run:
 
     def _count(self, sql: str) -> int:
         return self._value(f"select count(*) from ({sql})")
+
+    def _about(self, model: Node) -> int:
+        """Return the number of a table's rows as the engine knows it without reading any; deleted ones may be in it."""
+        schema, name = literal(model["schema"]), literal(model["alias"])
+        return self._value(
+            "select estimated_size from duckdb_tables() "
+            f"where database_name = current_database() and schema_name = {schema} and table_name = {name}"
+        )
 
     def _is_change(self, change: Changed) -> bool:
         return self._count(f"(select 1 from {change.removed}) union all (select 1 from {change.added})") > 0

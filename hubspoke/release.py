@@ -12,6 +12,7 @@ A spoke's DuckDB file holds views over that spoke's own data files and nothing e
 
 import hashlib
 import json
+import os
 import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
@@ -29,10 +30,11 @@ from hubspoke.fingerprint import fingerprints
 from hubspoke.freshness import History
 from hubspoke.iceberg import IcebergTables
 from hubspoke.location import Location, claim, read_location
-from hubspoke.manifest import Manifest, Node, spoke_of
+from hubspoke.manifest import Manifest, Node, given_to_dbt, spoke_of
+from hubspoke.orders import orders
 from hubspoke.project import Project
 from hubspoke.readiness import Obstacle, obstacles
-from hubspoke.sql import columns_of, quoted
+from hubspoke.sql import columns_of, literal, quoted, texts
 from hubspoke.versions import Build, Result, held, judged
 
 SAID = (
@@ -365,7 +367,7 @@ def release_run(
         HubspokeError: The run was green, but the project breaks a rule of the house, or another process is releasing.
     """
     manifest = Manifest.read(project.root)
-    if manifest.run_id != run_id:
+    if manifest.run_id not in {run_id, *given_to_dbt}:
         readers_see = _seen(ReleaseStore(project.release).current())
         return f"Not released: dbt did not write target/manifest.json in this run; {readers_see}."
     began = premises or Premises.read(project)
@@ -427,17 +429,24 @@ def release_hub(
         gone = len((before.relations if before else {}).keys() - release.relations.keys())
         removed = f", {gone} removed" if gone else ""
         told = f"Released {release.number}: {len(changed)} of {len(release.relations)} relations changed{removed}."
-    # publishes what this module makes
-    from hubspoke import postgres
-
-    told = f"{told}\n{postgres.outcome(project, manifest)}".strip()
+    told = f"{told}\n{publication(project, manifest)}".strip()
     loads = {node_id: build.fingerprint or "" for node_id, build in builds.items() if node_id in manifest.sources}
     History(project).note_release(manifest, loads, *_course(hub, manifest, run_id))
     hub.execute(
-        "create or replace table runs.released as select ? as state, ? as run_id, now() as released_at",
-        [state_of(manifest, builds), run_id],
+        f"create or replace table runs.released as select {literal(state_of(manifest, builds))} as state, "
+        f"{literal(run_id)} as run_id, now() as released_at"
     )
     return told
+
+
+def publication(project: Project, manifest: Manifest) -> str:
+    """Publish the current release to PostgreSQL, and say in one line what came of it; empty if nobody orders that."""
+    if not orders(manifest) and not os.environ.get("HUBSPOKE_POSTGRES"):
+        return ""
+    # publishes what this module makes
+    from hubspoke import postgres
+
+    return postgres.outcome(project, manifest)
 
 
 def _seen(current: Release | None) -> str:
@@ -448,18 +457,19 @@ def _seen(current: Release | None) -> str:
 def _course(hub: duckdb.DuckDBPyConnection, manifest: Manifest, run_id: str) -> tuple[float, str, str]:
     """Tell how a run went: its seconds until now, what kept earlier ones from a release, and its slowest model."""
     row: Any = hub.execute(
-        "select coalesce(epoch(now() - min(built_at)), 0) from runs.builds where run_id = ?", [run_id]
+        f"select coalesce(epoch(now() - min(built_at)), 0) from runs.builds where run_id = {literal(run_id)}"
     ).fetchone()
     since = "(select max(released_at) from runs.released)" if released_state(hub) else "now()"
     red = hub.execute(
-        f"select node_id from runs.results where status in ('error', 'fail') and run_id <> ? and recorded_at > {since}",
-        [run_id],
+        "select node_id from runs.results "
+        f"where status in ('error', 'fail') and run_id <> {literal(run_id)} and recorded_at > {since}"
     ).fetchall()
     names = [
         manifest.get(node_id)["name"] for (node_id,) in red if node_id in {**manifest.nodes, **manifest.unit_tests}
     ]
     slowest = hub.execute(
-        "select node_id, round(seconds, 1) from runs.results where run_id = ? order by seconds desc limit 1", [run_id]
+        f"select node_id, round(seconds, 1) from runs.results where run_id = {literal(run_id)} "
+        "order by seconds desc limit 1"
     ).fetchone()
     longest = f"{slowest[0].split('.')[2]} ({slowest[1]} s)" if slowest else ""
     return row[0], f"a build was red: {names[0]}" if names else "", longest
@@ -519,41 +529,41 @@ def _code(root: Path) -> str:
 
 def _note(hub: duckdb.DuckDBPyConnection, manifest: Manifest, run_id: str, now: dict[str, str]) -> None:
     """Add to what a run has built and tested what it was made of, and which data that was."""
+    run = literal(run_id)
     hub.execute(
-        """
+        f"""
         update runs.builds set fingerprint = now.fingerprint
-        from (select unnest(?) as node_id, unnest(?) as fingerprint) as now
-        where builds.node_id = now.node_id and builds.run_id = ? and state = 'finished'
-        """,
-        [list(now), list(now.values()), run_id],
+        from (select unnest({texts(now)}) as node_id, unnest({texts(now.values())}) as fingerprint) as now
+        where builds.node_id = now.node_id and builds.run_id = {run} and state = 'finished'
+        """
     )
-    rows = hub.execute(
-        "select distinct node_id from runs.builds where run_id = ? and fingerprint is not null", [run_id]
-    )
+    rows = hub.execute(f"select distinct node_id from runs.builds where run_id = {run} and fingerprint is not null")
     fresh = frozenset(node_id for (node_id,) in rows.fetchall() if node_id not in manifest.sources)
     versions = held(manifest, last_builds(hub), fresh)
-    built = [node_id for node_id in versions if node_id in fresh]
+    built = {node_id: version for node_id, version in versions.items() if node_id in fresh}
     hub.execute(
-        """
+        f"""
         update runs.builds set version = now.version
-        from (select unnest(?) as node_id, unnest(?) as version) as now
-        where builds.node_id = now.node_id and builds.run_id = ?
-        """,
-        [built, [versions[node_id] for node_id in built], run_id],
+        from (select unnest({texts(built)}) as node_id, unnest({texts(built.values())}) as version) as now
+        where builds.node_id = now.node_id and builds.run_id = {run}
+        """
     )
     looked_at = {test_id: judged(manifest, test_id, now, versions) for test_id in manifest.tested}
     hub.execute(
-        """
+        f"""
         update runs.results set fingerprint = now.fingerprint, version = now.version
-        from (select unnest(?) as node_id, unnest(?) as fingerprint, unnest(?) as version) as now
-        where results.node_id = now.node_id and results.run_id = ?
-        """,
-        [list(now), list(now.values()), [looked_at.get(node_id) for node_id in now], run_id],
+        from (
+            select
+                unnest({texts(now)}) as node_id,
+                unnest({texts(now.values())}) as fingerprint,
+                unnest({texts(looked_at.get(node_id) for node_id in now)}) as version
+        ) as now
+        where results.node_id = now.node_id and results.run_id = {run}
+        """
     )
     # a relation may come back under the name of what has replaced it: what was noted of it then says nothing any more
-    hub.execute(
-        "delete from runs.builds where node_id not in (select unnest(?))", [[*manifest.nodes, *manifest.sources]]
-    )
+    known = texts([*manifest.nodes, *manifest.sources])
+    hub.execute(f"delete from runs.builds where node_id not in (select unnest({known}))")
 
 
 def last_builds(hub: duckdb.DuckDBPyConnection) -> dict[str, Build]:

@@ -1,4 +1,6 @@
-"""Names and texts as they stand in SQL, and what a query gives."""
+"""Names and values as they stand in SQL, and what a query gives."""
+
+from collections.abc import Iterable
 
 import duckdb
 
@@ -11,6 +13,22 @@ def identifier(name: str) -> str:
 def quoted(text: object) -> str:
     """Return a text, for example a path, as it stands between the quotes of a SQL text."""
     return str(text).replace("'", "''")
+
+
+def literal(value: str | float | None) -> str:
+    """Return a value as it stands in SQL.
+
+    A statement's parameters would do as well, but for the first of them DuckDB's client imports pandas: that alone is
+    longer (0.6 s) than what a small build has to do.
+    """
+    if value is None:
+        return "null"
+    return f"'{quoted(value)}'" if isinstance(value, str) else repr(value)
+
+
+def texts(values: Iterable[str | None]) -> str:
+    """Return a list of texts as it stands in SQL; see ``literal``."""
+    return f"cast([{', '.join(map(literal, values))}] as varchar[])"
 
 
 def columns_of(connection: duckdb.DuckDBPyConnection, query: str) -> dict[str, str]:

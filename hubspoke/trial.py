@@ -54,8 +54,9 @@ def diff(project: Project, plan: Plan, console: Console) -> Diff:
         HubspokeError: The hub is being built, another trial runs, or dbt could not start.
         KeyboardInterrupt: It was stopped.
     """
-    release = ReleaseStore(project.release).current()
-    if release is None:
+    store = ReleaseStore(project.release)
+    release, newest = store.current(), store.newest()
+    if release is None or newest is None:
         return Diff(None, note="there is no release yet to compare with")
     names = {spoke["name"] for spoke in plan.manifest.spokes}
     gone = [
@@ -64,6 +65,8 @@ def diff(project: Project, plan: Plan, console: Console) -> Diff:
         if name not in names
     ]
     needed, spokes = _needed(plan)
+    if release.number != newest.number:  # readers were taken back: what a plan skips is another for them, too
+        spokes = plan.manifest.spokes
     if not spokes:
         return Diff(release.number, tuple(gone))
     if not project.hub.is_file():
@@ -76,7 +79,7 @@ def diff(project: Project, plan: Plan, console: Console) -> Diff:
         with duckdb.connect(trial.hub, config={"storage_compatibility_version": "latest"}) as hub:
             attach_base(trial, hub)
             _copy_snapshots(hub, needed)
-        if faults := _build(project, trial, needed, console):
+        if needed.steps and (faults := _build(project, trial, needed, console)):
             return Diff(release.number, faults=faults)
         return Diff(release.number, (*_compare(project, trial, release, plan.manifest, spokes), *gone))
 

@@ -28,7 +28,8 @@
     {{ return(found) }}
 {% endmacro %}
 
-{#- The rules that they are. -#}
+{#- The rules that they are. Of one on rows, `sql` is true for a row that breaks it; of one on a key, for a row that counts; of one on the
+    whole table, it gives its figure. -#}
 {% macro _gate_rules() %}
     {%- set rules = [] -%}
     {%- set tests = _gate_tests() -%}
@@ -36,6 +37,8 @@
     {%- for test in tests -%}
         {%- set rule = _describe(test, _arguments(test)) -%}
         {%- do rule.update({'kind': _kind(test), 'exceptions': let_through.get(rule.name, [])}) -%}
+        {%- do rule.update({'key': context[rule.template ~ '__key'](rule) if rule.kind == 'key' else []}) -%}
+        {%- do rule.update({'sql': _broken(rule) if rule.kind == 'row' else _in_rule(rule) if rule.kind == 'key' else _figures([rule])}) -%}
         {%- do rules.append(rule) -%}
     {%- endfor -%}
     {{ return(rules) }}
@@ -84,9 +87,7 @@
 {% macro _check_sql(row_rules, whole_rules) %}
     {%- set of_rows, of_table = [], [] -%}{#- these cannot stand in one select -#}
     {%- for rule in row_rules -%}
-        {%- do of_rows.append(
-            _broken(rule) if rule.kind == 'row' else '(' ~ _in_rule(rule, context[rule.template ~ '__key'](rule)) ~ ')'
-        ) -%}
+        {%- do of_rows.append(rule.sql) -%}
     {%- endfor -%}
     {%- for rule in whole_rules -%}
         {%- set observed = context[rule.template ~ '__observed'](rule) -%}
@@ -144,7 +145,7 @@
         count(*) as rows_tested
         {%- for rule in rules %},
         {% if rule.kind == 'row' -%}
-            coalesce(count_if({{ _broken(rule) }}), 0)
+            coalesce(count_if({{ rule.sql }}), 0)
         {%- else -%}
             (select coalesce(sum(_gate_occurrences - 1), 0) from ({{ _repeated_keys(rule) }}) as _repeated)
         {%- endif %} as failed_{{ loop.index }}
@@ -155,7 +156,7 @@
 {#- SQL that is true if a row breaks one of the rules on rows that any row broke; empty text if none did. -#}
 {% macro _faulty(rules, measured) -%}
     {%- set broken = [] -%}
-    {%- for rule in rules if rule.kind == 'row' and measured.failed[rule.id] -%}{%- do broken.append(_broken(rule)) -%}{%- endfor -%}
+    {%- for rule in rules if rule.kind == 'row' and measured.failed[rule.id] -%}{%- do broken.append(rule.sql) -%}{%- endfor -%}
     {{- broken | join(' or ') -}}
 {%- endmacro %}
 
@@ -173,9 +174,8 @@
 {#- One row for each key that comes more than once, the columns of the key by number; with `faulty`, also the row that stays: the first
     that breaks no other rule, if there is one. -#}
 {% macro _repeated_keys(rule, faulty=none) -%}
-    {%- set key = context[rule.template ~ '__key'](rule) -%}
     select
-        {%- for column in key %}
+        {%- for column in rule.key %}
         {{ column }} as _gate_key_{{ loop.index }},
         {%- endfor %}
         count(*) as _gate_occurrences
@@ -185,49 +185,49 @@
         min(rowid) as _gate_kept_row
         {%- endif %}
     from {{ this }} as _gated
-    where {{ _in_rule(rule, key) }} and {{ _may_be_repeated(rule, key) }}
-    group by {{ key | join(', ') }}
+    where {{ rule.sql }} and {{ _may_be_repeated(rule) }}
+    group by {{ rule.key | join(', ') }}
     having count(*) > 1
 {%- endmacro %}
 
 {#- The same, where a rule says by what the first row is found. -#}
 {% macro _keys_and_first_rows(rule, faulty) -%}
-    {%- set key = context[rule.template ~ '__key'](rule) -%}
     select
-        {%- for column in key %}
+        {%- for column in rule.key %}
         {{ column }} as _gate_key_{{ loop.index }},
         {%- endfor %}
-        count(*) over (partition by {{ key | join(', ') }}) as _gate_occurrences,
+        count(*) over (partition by {{ rule.key | join(', ') }}) as _gate_occurrences,
         rowid as _gate_kept_row
     from {{ this }} as _gated
-    where {{ _in_rule(rule, key) }} and {{ _may_be_repeated(rule, key) }}
+    where {{ rule.sql }} and {{ _may_be_repeated(rule) }}
     qualify
         _gate_occurrences > 1
         and row_number() over (
-            partition by {{ key | join(', ') }}
+            partition by {{ rule.key | join(', ') }}
             order by {{ '(' ~ faulty ~ ') is true, ' if faulty }}{{ rule.arguments.keep_first_by }}, rowid
         ) = 1
 {%- endmacro %}
 
 {#- Whether another row has the same hash of its key. Few have where a key is one: to sort a table's hashes and to group those few takes a
     third of the time of grouping all. -#}
-{% macro _may_be_repeated(rule, key) -%}
-    hash({{ key | join(', ') }}) in (
+{% macro _may_be_repeated(rule) -%}
+    {%- set key = rule.key | join(', ') -%}
+    hash({{ key }}) in (
         select _hash
         from (
             select
                 _hash,
                 lag(_hash) over (order by _hash) as _hash_before
-            from (select hash({{ key | join(', ') }}) as _hash from {{ this }} where {{ _in_rule(rule, key) }}) as _hashed
+            from (select hash({{ key }}) as _hash from {{ this }} where {{ rule.sql }}) as _hashed
         ) as _sorted
         where _hash = _hash_before
     )
 {%- endmacro %}
 
 {#- Whether a row counts for a key rule: within its `where`, with no null in the key, and not let through. -#}
-{% macro _in_rule(rule, key) -%}
+{% macro _in_rule(rule) -%}
     (
-        {{- '(' ~ rule.where ~ ') and ' if rule.where }}{{ key | join(' is not null and ') }} is not null
+        {{- '(' ~ rule.where ~ ') and ' if rule.where }}{{ rule.key | join(' is not null and ') }} is not null
         {%- for exception in rule.exceptions %} and not coalesce({{ exception }}, false){% endfor -%}
     )
 {%- endmacro %}
@@ -264,12 +264,11 @@
         _gated.rowid as _row
         {%- for rule in rules %},
         {% if rule.kind == 'row' -%}
-            {%- do is_suspect.append(_broken(rule)) -%}
-            coalesce({{ _broken(rule) }}, false)
+            {%- do is_suspect.append(rule.sql) -%}
+            coalesce({{ rule.sql }}, false)
         {%- else -%}
-            {%- set in_rule = _in_rule(rule, context[rule.template ~ '__key'](rule)) -%}
-            {%- do is_suspect.append('_gate_' ~ loop.index ~ '._gate_kept_row is not null and ' ~ in_rule) -%}
-            coalesce({{ in_rule }} and _gated.rowid <> _gate_{{ loop.index }}._gate_kept_row, false)
+            {%- do is_suspect.append('_gate_' ~ loop.index ~ '._gate_kept_row is not null and ' ~ rule.sql) -%}
+            coalesce({{ rule.sql }} and _gated.rowid <> _gate_{{ loop.index }}._gate_kept_row, false)
         {%- endif %} as _rule_{{ loop.index }}
         {%- endfor %}
     from {{ this }} as _gated
@@ -277,7 +276,7 @@
     {%- set number = rules.index(rule) + 1 %}
     left join {{ rule.repeated }} as _gate_{{ number }}
         on
-            {%- for column in context[rule.template ~ '__key'](rule) %}
+            {%- for column in rule.key %}
             {{ 'and ' if not loop.first }}{{ column }} = _gate_{{ number }}._gate_key_{{ loop.index }}
             {%- endfor %}
     {%- endfor %}
@@ -347,11 +346,9 @@
 {% macro _note_rules(row_rules, whole_rules) %}
     {%- set noted = [] -%}
     {%- for rule in row_rules + whole_rules -%}
-        {%- set key = context[rule.template ~ '__key'](rule) if rule.kind == 'key' else [] -%}
         {%- do noted.append({
             'test_id': rule.id, 'name': rule.name, 'definition': rule.definition, 'kind': rule.kind, 'on_failure': rule.on_failure,
-            'others': rule.other is not none, 'key': key, 'first_by': rule.arguments.get('keep_first_by'),
-            'sql': _broken(rule) if rule.kind == 'row' else _in_rule(rule, key) if rule.kind == 'key' else _figures([rule]),
+            'others': rule.other is not none, 'key': rule.key, 'first_by': rule.arguments.get('keep_first_by'), 'sql': rule.sql,
             'max_failed_share': rule.max_failed_share,
             'is_reported': rule.on_failure in ['warn', 'fail'] or rule.has_threshold
         }) -%}

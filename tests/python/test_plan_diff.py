@@ -83,6 +83,9 @@ def test_rows_are_counted_by_key_and_column_as_the_build_then_changes_them(settl
     assert counted(settled, "spoke_bi__departments") == expected
     assert diff(settled) == {"release": 2, "note": "", "faults": [], "relations": []}
 
+    settled.run("hubspoke", "rollback")  # the hub is as before, readers are not
+    assert one in diff(settled)["relations"]
+
 
 def test_new_data_is_read_and_relations_may_come_and_go(settled: Sandbox) -> None:
     file = settled.root / "exports/demographics.parquet"

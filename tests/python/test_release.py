@@ -177,7 +177,7 @@ def test_pruning_keeps_the_newest_and_what_readers_see_whole(tmp_path: Path, hub
             assert connection.execute("select count(*) from spoke_bi__sales").fetchone() == (number,)
             assert connection.execute("select count(*) from spoke_ml__features").fetchone() == (50,)
     assert data_files(store) == released_files(store)
-    table = store.tables.catalog().load_table("bi.spoke_bi__sales")
+    table = store.tables.catalog.load_table("bi.spoke_bi__sales")
     snapshots = [release.relations["spoke_bi__sales"].snapshot_id for release in store.releases()]
     assert sorted(snapshot.snapshot_id for snapshot in table.snapshots()) == sorted(snapshots)
     assert [table.scan(snapshot_id=snapshot).to_arrow().num_rows for snapshot in snapshots] == [2, 5, 6]
@@ -192,7 +192,7 @@ def test_a_relation_that_nobody_orders_any_more_goes_with_its_last_release(
     assert (tmp_path / "tables/ml/spoke_ml__features").is_dir()
     store.prune(1)
     assert not (tmp_path / "tables/ml/spoke_ml__features").exists()
-    assert not store.tables.catalog().table_exists("ml.spoke_ml__features")
+    assert not store.tables.catalog.table_exists("ml.spoke_ml__features")
 
 
 def test_what_a_kill_left_is_gone_after_the_next_run_and_the_table_is_what_was_released(
@@ -216,7 +216,7 @@ def test_what_a_kill_left_is_gone_after_the_next_run_and_the_table_is_what_was_r
     store.publish(hub, SPOKES, "run 3")
     assert data_files(store) == released_files(store)
     assert len(store.releases()) == 1
-    head = store.tables.catalog().load_table("bi.spoke_bi__sales")
+    head = store.tables.catalog.load_table("bi.spoke_bi__sales")
     assert head.scan().to_arrow().column_names == ["id", "amount"]
     assert head.scan().to_arrow().num_rows == 100
 
