@@ -688,18 +688,22 @@ def quarantine_replay(model: str) -> None:
 
 @cli.command()
 def check() -> None:
-    """Check the rules of the house that dbt does not: rooms, names, contracts, personal data."""
+    """Check the rules of the house that dbt does not: rooms, names, contracts, personal data, SQL for every engine."""
     from hubspoke.fence import violations
     from hubspoke.manifest import compile_project
+    from hubspoke.portability import faults
 
     project = Project.find()
     with Console(stderr=True).status("compiling the project"):
         compiled = compile_project(project.root)
         found = violations(Manifest.read(project.root), compiled)
-    for violation in found:
-        click.echo(str(violation))
+    bound = faults(project.root)
+    for line in [*found, *bound]:
+        click.echo(str(line))
     if found:
         raise HubspokeError(f"{len(found)} violations of the rules in hubspoke/fence.py")
+    if bound:
+        raise HubspokeError(f"{len(bound)} places that another engine would not take or read otherwise")
     click.echo("The project keeps the rules of the house.")
 
 

@@ -118,11 +118,11 @@ with days as (
 final as (
 
     select
-        cast(date_trunc('week', sale_date) as date) as week_start_date,
+        cast({{ dbt.date_trunc('week', 'sale_date') }} as date) as week_start_date,
         cast(sum(sale_count) as bigint) as sale_count,
         cast(sum(sales_amount) as decimal(18, 2)) as sales_amount
     from days
-    group by cast(date_trunc('week', sale_date) as date)
+    group by cast({{ dbt.date_trunc('week', 'sale_date') }} as date)
 
 )
 

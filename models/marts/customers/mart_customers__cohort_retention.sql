@@ -75,7 +75,7 @@ final as (
         cohort_sizes.cohort_household_count,
         coalesce(activity.active_household_count, 0) as active_household_count,
         cast(coalesce(activity.active_household_count, 0) as double)
-        / cohort_sizes.cohort_household_count as retention_share,
+        / nullif(cohort_sizes.cohort_household_count, 0) as retention_share,
         cast(coalesce(activity.sales_amount, 0) as decimal(18, 2)) as sales_amount
     from cohort_sizes
     inner join months on cohort_sizes.cohort_month_date <= months.month_start_date

@@ -46,7 +46,7 @@ final as (
         active_week_count,
         sales_amount,
         1 - cast(sales_amount as double) / nullif(cast(shelf_amount as double), 0) as discount_share,
-        cast(sales_amount as double) / active_week_count as sales_per_active_week,
+        cast(sales_amount as double) / nullif(active_week_count, 0) as sales_per_active_week,
         last_12_weeks_sales_amount,
         cast(
             (cast(last_12_weeks_sales_amount as double) + 3 * cast(last_4_weeks_sales_amount as double)) / 2
@@ -59,7 +59,7 @@ final as (
         cast(sum(sales_amount) over (
             order by sales_amount desc nulls last, household_id asc nulls last
             rows between unbounded preceding and current row
-        ) as double) / cast(sum(sales_amount) over () as double) as cumulative_sales_share
+        ) as double) / nullif(cast(sum(sales_amount) over () as double), 0) as cumulative_sales_share
     from summed
 
 )

@@ -112,7 +112,7 @@ baselines as (
         pairs.product_id,
         pairs.store_id,
         cast(pairs.item_count - promoted_pairs.item_count as double)
-        / (trading_weeks.week_count - promoted_pairs.week_count) as baseline_items
+        / nullif(trading_weeks.week_count - promoted_pairs.week_count, 0) as baseline_items
     from pairs
     inner join trading_weeks on pairs.store_id = trading_weeks.store_id
     inner join promoted_pairs

@@ -74,11 +74,11 @@ final as (
         pairs.first_category_name,
         pairs.second_category_name,
         pairs.basket_count,
-        cast(pairs.basket_count as double) / baskets.basket_count as support_share,
-        cast(pairs.basket_count as double) / first_category.basket_count as second_given_first_share,
-        cast(pairs.basket_count as double) / second_category.basket_count as first_given_second_share,
+        cast(pairs.basket_count as double) / nullif(baskets.basket_count, 0) as support_share,
+        cast(pairs.basket_count as double) / nullif(first_category.basket_count, 0) as second_given_first_share,
+        cast(pairs.basket_count as double) / nullif(second_category.basket_count, 0) as first_given_second_share,
         cast(pairs.basket_count as double) * baskets.basket_count
-        / (cast(first_category.basket_count as double) * second_category.basket_count) as lift
+        / nullif(cast(first_category.basket_count as double) * second_category.basket_count, 0) as lift
     from pairs
     inner join categories as first_category on pairs.first_category_name = first_category.category_name
     inner join categories as second_category on pairs.second_category_name = second_category.category_name

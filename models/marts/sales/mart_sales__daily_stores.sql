@@ -18,7 +18,7 @@ final as (
         cast(sum(case when line_type = 'fuel' then sales_amount else 0 end) as decimal(18, 2)) as fuel_sales_amount,
         cast(sum(loyalty_discount_amount) as decimal(18, 2)) as loyalty_discount_amount,
         cast(sum(coupon_discount_amount) as decimal(18, 2)) as coupon_discount_amount,
-        cast(sum(sales_amount) as double) / count(distinct basket_id) as average_basket_sales
+        cast(sum(sales_amount) as double) / nullif(count(distinct basket_id), 0) as average_basket_sales
     from basket_lines
     group by
         store_id,

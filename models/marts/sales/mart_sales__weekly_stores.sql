@@ -42,7 +42,7 @@ per_day as (
     select
         summed.*,
         trading_weeks.trading_day_count,
-        cast(summed.sales_amount as double) / trading_weeks.trading_day_count as sales_per_trading_day
+        cast(summed.sales_amount as double) / nullif(trading_weeks.trading_day_count, 0) as sales_per_trading_day
     from summed
     inner join trading_weeks on summed.week_number = trading_weeks.week_number
 
