@@ -221,6 +221,7 @@ class Shop:
                 sql = re.sub(r"\{\{ ref\('(\w+)'\) \}\}", r"\1", model.sql().split("\n", 1)[1])
                 sql = sql.replace("{{ shifted('v') }}", f"v + {self.shift}")
                 sql = sql.replace("{{ var('factor') }}", str(self.factor))
+                sql = re.sub(r"\{#.*?#\}", "", sql)
                 engine.execute(f"create table {name} as {sql}")
                 found[name] = engine.execute(f"select k, v from {name} order by all").fetchall()
         return found
