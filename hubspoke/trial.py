@@ -27,6 +27,7 @@ from hubspoke.project import Project
 from hubspoke.release import Relation, Release, ReleaseStore
 from hubspoke.sources import read_sources
 from hubspoke.sql import columns_of, identifier
+from hubspoke.stopping import remembering_stop
 
 
 def refuse_in_environment(project: Project) -> None:
@@ -73,7 +74,7 @@ def diff(project: Project, plan: Plan, console: Console) -> Diff:
         return Diff(release.number, note="the hub holds nothing yet, so all of it would have to be built to compare")
     folder = project.warehouse / "trial"
     trial = Project(project.root, folder / f"hub{UNFINISHED}")
-    with exclusive(folder, "trying a plan out"):  # removes what is unfinished, also at the end
+    with remembering_stop(), exclusive(folder, "trying a plan out"):  # removes what is unfinished, also at the end
         trial.warehouse.mkdir()
         # as profiles.yml says of the hub
         with duckdb.connect(trial.hub, config={"storage_compatibility_version": "latest"}) as hub:
