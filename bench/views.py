@@ -274,7 +274,7 @@ class Shop:
     ) -> None:
         self.hub.execute(f"create or replace temp table keys as {maintenance.touched(felt)}")
         nulls = self.hub.execute(maintenance.nulls("keys")).fetchall()[0]
-        keys = Keys("keys", frozenset(place for place, has_null in enumerate(nulls) if has_null))
+        keys = Keys("keys", nulls)
         rows = maintenance.recomputed(keys, {table: mine[table] for table in felt})
         self.hub.execute(f"create or replace temp table fresh as {rows}")
         touched = f'select it.rowid from "{name}" as it semi join {maintenance.matches(keys, "it")}'

@@ -63,12 +63,12 @@ class Keys:
 
     Attributes:
         name: Name of a relation that holds what ``Maintenance.touched`` gives.
-        with_null: Which of its columns hold a null, counted from 0. The others are compared by plain equality, by which
-            the engine leaves out the parts of a table that hold no such value.
+        has_null: Of each of its columns, whether it holds a null (``Maintenance.nulls``). The others are compared by
+            plain equality, by which the engine leaves out the parts of a table that hold no such value.
     """
 
     name: str
-    with_null: frozenset[int]
+    has_null: tuple[bool, ...]
 
 
 Column = tuple[int, str]
@@ -292,9 +292,8 @@ class Maintenance:
 
     def nulls(self, keys: str) -> str:
         """Return SQL for one row that tells of each column of a relation of keys whether it holds a null."""
-        return (
-            f"select {', '.join(f'count(*) > count(_key_{place + 1})' for place in range(len(self.key)))} from {keys}"
-        )
+        told = [f"count(*) > count(_key_{place + 1})" for place in range(len(self.key))]
+        return f"select {', '.join(told)} from {keys}"
 
     def recomputed(self, keys: Keys, changes: dict[str, Changed]) -> str:
         """Return SQL for the rows of the result that have these keys.
@@ -867,7 +866,7 @@ def _grounded(relation: Relation, names: list[str]) -> tuple[Scan, list[str]]:
 
 def _match(keys: Keys, columns: dict[int, str], rows: str) -> str:
     return " and ".join(
-        f"_keys._key_{place + 1} {'is not distinct from' if place in keys.with_null else '='} {rows}.{identifier(name)}"
+        f"_keys._key_{place + 1} {'is not distinct from' if keys.has_null[place] else '='} {rows}.{identifier(name)}"
         for place, name in columns.items()
     )
 

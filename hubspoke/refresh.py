@@ -368,7 +368,7 @@ class _Run:
         """Keep the keys that changes touch."""
         name = self._keep(maintenance.touched(changes))
         nulls: Any = self._hub.execute(maintenance.nulls(name)).fetchone()
-        return Keys(name, frozenset(place for place, has_null in enumerate(nulls) if has_null))
+        return Keys(name, nulls)
 
     def _felt(self, query: Query, changes: dict[str, Changed]) -> dict[str, Changed]:
         """Narrow changes to the columns that a query reads; those in other columns alone are none to it."""
