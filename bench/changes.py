@@ -253,7 +253,7 @@ class Shop:
 LAYOUTS: list[Callable[[str], str]] = [
     str,
     lambda sql: f"-- what it is for\n{sql}",
-    lambda sql: sql.replace(" from ", "\n    from ").replace("select ", "select  "),
+    lambda sql: sql.replace(" from ", "\n    FROM ").replace("select ", "SELECT  "),
     lambda sql: (
         sql.replace("one", "first_of").replace("two", "second_of").replace(" l.", " ll.").replace(" as l ", " as ll ")
     ),

@@ -1,4 +1,4 @@
-"""What counts of a model's text: two texts that differ in comments, white space or table aliases alone become one.
+"""What counts of a model's text: two that differ in comments, white space, keywords' case or aliases become one.
 
 Jinja is not run: what stands between its braces counts letter by letter. A text that cannot be read for sure counts as
 it stands, so what is told apart here may run the same; what is not told apart runs the same. (One case is not seen: a
@@ -22,6 +22,14 @@ _REFERENCE = re.compile(
 """Jinja that names no alias of the query around it."""
 _CONFIG = re.compile(r"\{\{-?\s*config\s*\(")
 _MARK = "jinja_piece_"
+KEYWORDS = frozenset(
+    "all and anti any as asc asof both by case cast cross desc distinct else end except false fetch from full glob "
+    "group having ilike in inner intersect is isnull join lateral left like limit natural not notnull null offset on "
+    "or order outer positional qualify right select semi similar some symmetric then true union unique using when "
+    "where window "
+    "with".split()  # noqa: SIM905 -- sixty lines otherwise
+)
+"""Words whose case does not count: they name a column only after "as" or a dot."""
 
 
 @lru_cache(maxsize=20_000)
@@ -49,13 +57,19 @@ def canonical(text: str) -> str:
     if any(_MARK in comment for token in tokens for comment in token.comments):
         return text  # Jinja is run in comments, too
     names = _aliases(sql, jinja)
-    return json.dumps([jinja, [_said(token, names) for token in tokens]])
+    said = [_said(token, before, names) for before, token in zip([None, *kinds], tokens, strict=False)]
+    return json.dumps([jinja, said])
 
 
-def _said(token: Token, names: dict[str, int]) -> tuple[str, str | int]:
-    if token.token_type in {TokenType.VAR, TokenType.IDENTIFIER} and token.text.lower() in names:
-        return "TABLE", names[token.text.lower()]
-    return token.token_type.name, token.text
+def _said(token: Token, before: TokenType | None, names: dict[str, int]) -> tuple[str, str | int]:
+    kind, text = token.token_type, token.text
+    if kind in {TokenType.VAR, TokenType.IDENTIFIER}:
+        return ("TABLE", names[text.lower()]) if text.lower() in names else (kind.name, text)
+    if kind != TokenType.STRING and before not in {TokenType.ALIAS, TokenType.DOT}:
+        words = text.lower().split()  # "group by" is one token
+        if words and words[-1] in KEYWORDS:
+            return kind.name, " ".join(words)
+    return kind.name, text
 
 
 def _aliases(sql: str, jinja: list[str]) -> dict[str, int]:

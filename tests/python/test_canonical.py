@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubspoke.canonical import canonical
+from hubspoke.canonical import KEYWORDS, canonical
 from hubspoke.manifest import Manifest
 from hubspoke.volatility import CLOCK_AND_CHANCE, FUNCTIONS, volatile
 
@@ -37,6 +37,7 @@ select * from final
         QUERY.replace("final", "by_store"),
         QUERY.replace("sales as (", "lines as (").replace("from sales", "from lines"),
         QUERY + "-- the end",
+        QUERY.replace("select", "SELECT").replace("left join", "Left  JOIN").replace("group by", "GROUP\nBY"),
     ],
 )
 def test_comments_space_and_aliases_do_not_count(edited: str) -> None:
@@ -48,7 +49,7 @@ def test_comments_space_and_aliases_do_not_count(edited: str) -> None:
     [
         QUERY.replace("North  East", "North East"),
         QUERY.replace("North  East", "north  east"),
-        QUERY.replace("select", "SELECT"),  # a name may be a keyword, and keeps its case
+        QUERY.replace("'North  East'", "'Select'"),
         QUERY.replace("as total_amount", "as Total_amount"),
         QUERY.replace("left join", "join"),
         QUERY.replace("core_stores", "core_shops"),
@@ -62,6 +63,18 @@ def test_comments_space_and_aliases_do_not_count(edited: str) -> None:
 )
 def test_everything_else_counts(edited: str) -> None:
     assert canonical(edited) != canonical(QUERY)
+
+
+@pytest.mark.parametrize("query", ["select x as {} from {{ ref('t') }}", "select t.{} from {{ ref('t') }} as t"])
+def test_a_keyword_that_names_a_column_keeps_its_case(query: str) -> None:
+    assert canonical(query.replace("{}", "left")) != canonical(query.replace("{}", "Left"))
+
+
+def test_the_engine_keeps_no_column_by_the_name_of_a_keyword_but_after_as() -> None:
+    rows = duckdb.sql(
+        "select keyword_name from duckdb_keywords() where keyword_category in ('reserved', 'type_function')"
+    ).fetchall()
+    assert {name for (name,) in rows} >= KEYWORDS
 
 
 def test_two_aliases_that_change_places_count() -> None:
