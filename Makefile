@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: build test lint bench bench-changes bench-views bench-growth bench-latency bench-cdc soak engines superset sqlmesh install clean help
+.PHONY: build test lint bench bench-changes bench-views bench-growth bench-latency bench-cdc soak engines spark test-spark superset sqlmesh install clean help
 .DEFAULT_GOAL := help
 
 help: ## Show what there is to type.
@@ -73,19 +73,30 @@ bench-cdc: install ## Measure change data capture beside Debezium; then kill its
 soak: install ## Read without a pause through 50 builds, half of them red, and 100 that are killed (an hour).
 	@$(BIN)/python bench/soak.py
 
-# Apache Spark, with Iceberg's runtime for it, in an environment of its own: 400 MB
-.spark/.ready: .venv/.ready constraints.txt
+# The project with Apache Spark and Iceberg's runtime for it, in an environment of its own: 1.6 GB
+.spark/.ready: .venv/.servers pyproject.toml constraints.txt
 	@command -v java >/dev/null || \
 		{ [ "$$(id -u)" = 0 ] && apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq default-jre-headless >/dev/null 2>&1; } || \
 		{ echo "Spark needs Java. Run: sudo apt-get install default-jre-headless" >&2; exit 1; }
 	@$(PYTHON) -m venv .spark
 	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
-		.spark/bin/pip install --quiet --quiet pyspark snowpark-connect-deps-iceberg
+		.spark/bin/pip install --quiet --quiet --editable '.[spark]'
 	@touch $@
 
 engines: install .spark/.ready ## Let pyiceberg, polars and Apache Spark read the release, and compare checksums.
 	@$(BIN)/python bench/engines.py
+
+spark: build .spark/.ready ## Build the project on Apache Spark as well, release it from there, and compare every row.
+	@.spark/bin/hubspoke spark start
+	@trap '.spark/bin/hubspoke spark stop' EXIT; set -e; eval "$$(.spark/bin/hubspoke spark env)"; \
+		.spark/bin/hubspoke spark land; \
+		.spark/bin/dbt build; \
+		.spark/bin/hubspoke spark release; \
+		.spark/bin/hubspoke spark compare
+
+test-spark: install .spark/.ready ## Run the tests that need a cluster: the whole example there, with parts of it killed (half an hour).
+	@$(BIN)/pytest -m spark
 
 superset: install .venv/.servers ## Let Apache Superset read a spoke, and draw it (an environment of 1 GB, in .superset/).
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || \

@@ -22,13 +22,13 @@ _REFERENCE = re.compile(
 """Jinja that names no alias of the query around it."""
 _CONFIG = re.compile(r"\{\{-?\s*config\s*\(")
 _MARK = "jinja_piece_"
-KEYWORDS = frozenset(
+_KEYWORDS = (
     "all and anti any as asc asof both by case cast cross desc distinct else end except false fetch from full glob "
     "group having ilike in inner intersect is isnull join lateral left like limit natural not notnull null offset on "
     "or order outer positional qualify right select semi similar some symmetric then true union unique using when "
-    "where window "
-    "with".split()  # noqa: SIM905 -- sixty lines otherwise
+    "where window with"
 )
+KEYWORDS = frozenset(_KEYWORDS.split())
 """Words whose case does not count: they name a column only after "as" or a dot."""
 
 

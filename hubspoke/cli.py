@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from hubspoke.errors import HubspokeError
-from hubspoke.manifest import Manifest
+from hubspoke.manifest import Manifest, target_folder
 from hubspoke.pages import write_page
 from hubspoke.project import Project
 from hubspoke.quality import RUNS_SHOWN, histories
@@ -748,7 +749,7 @@ def rollback(number: int | None) -> None:
     project = _hub_project()
     release = _store(project).rollback(number)
     click.echo(f"Readers see release {release.number} of {release.released_at:%Y-%m-%d %H:%M:%S} UTC.")
-    if (project.root / "target" / "manifest.json").is_file():
+    if (target_folder(project.root) / "manifest.json").is_file():
         from hubspoke.release import publication
 
         told = publication(project, Manifest.read(project.root))
@@ -811,6 +812,77 @@ def spokes_sync() -> None:
     project = _hub_project()
     for line in sync(project, Manifest.read_current(project.root)):
         click.echo(line)
+
+
+@cli.group(cls=_InOrder)
+def spark() -> None:
+    """Build the same project on Apache Spark, when one machine is outgrown (docs/spark.md)."""
+
+
+@spark.command(name="start")
+@click.option("--cores", type=click.IntRange(min=1), help="Cores of each worker; default: this machine's, shared out.")
+@click.option("--memory", default="2g", show_default=True, help="Memory of each worker.")
+def spark_start(cores: int | None, memory: str) -> None:
+    """Start a cluster on this machine to try it: a master, two workers, and a PostgreSQL for the catalog."""
+    from hubspoke.spark_cluster import WORKERS, LocalCluster
+
+    with Console(stderr=True).status("starting the cluster"):
+        settings = LocalCluster(_hub_project()).start(cores, memory)
+    click.echo(f"{settings['HUBSPOKE_SPARK_MASTER']} runs, with {WORKERS} workers.")
+    click.echo('To let dbt and hubspoke know of it: eval "$(hubspoke spark env)"')
+
+
+@spark.command(name="env")
+def spark_env() -> None:
+    """Print the settings by which the target spark reaches the cluster, for a shell to take.
+
+    They name a file with the catalog's password, and do not hold it.
+    """
+    from hubspoke.spark_cluster import LocalCluster
+
+    for name, value in LocalCluster(_hub_project()).settings().items():
+        click.echo(f"export {name}={shlex.quote(value)}")
+
+
+@spark.command(name="stop")
+def spark_stop() -> None:
+    """Stop the cluster on this machine; what it has built stays."""
+    from hubspoke.spark_cluster import LocalCluster
+
+    ran = LocalCluster(_hub_project()).stop()
+    click.echo("The cluster is stopped." if ran else "No cluster runs here.")
+
+
+@spark.command(name="land")
+def spark_land() -> None:
+    """Show Spark what has landed by now, each load where it lies; and what rules compare with."""
+    from hubspoke.spark import SparkHub
+
+    project = _hub_project()
+    hub = SparkHub.find()
+    for name, is_new in hub.land(project).items():
+        click.echo(f"{name}  {'shown' if is_new else 'as before'}")
+
+
+@spark.command(name="release")
+def spark_release() -> None:
+    """Release what dbt build --target spark has left, if it may be released."""
+    from hubspoke.spark import SparkHub
+    from hubspoke.spark_release import release
+
+    click.echo(release(_hub_project(), SparkHub.find()))
+
+
+@spark.command(name="compare")
+def spark_compare() -> None:
+    """Compare every relation of the hub on Spark, row by row, with the one that DuckDB has built here.
+
+    Ends with 1 if a row differs.
+    """
+    from hubspoke.spark_compare import compare
+
+    if not compare(_hub_project(), Console()):
+        raise SystemExit(1)
 
 
 @cli.group(cls=_InOrder)

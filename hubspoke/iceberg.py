@@ -18,11 +18,49 @@ from hubspoke.location import Location
 from hubspoke.sql import identifier, quoted
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
 WIDE = {"HUGEINT", "UHUGEINT"}
 """DuckDB types that Parquet has no whole number for; DuckDB would write them as doubles, so they become decimals."""
+
+
+def replace_rows(
+    table: "Table", schema: "pa.Schema", columns: dict[str, str], files: list[str], **properties: str
+) -> None:
+    """Make a table's rows those of some Parquet files, which become its own.
+
+    What the rows are and the rows themselves change in one commit: a kill leaves the table as it was.
+
+    Args:
+        table: The table.
+        schema: Arrow schema of the files.
+        columns: DuckDB type by column; a column whose type is another than before is another column.
+        files: URLs of the files.
+        properties: What else is noted with the table.
+    """
+    from pyiceberg.expressions import AlwaysTrue
+
+    with table.transaction() as transaction:
+        known = json.loads(table.properties.get("columns", "null"))
+        if known != columns:
+            gone = [
+                column
+                for column in table.schema().column_names
+                if not known or known.get(column) != columns.get(column)
+            ]
+            with transaction.update_schema(allow_incompatible_changes=True) as update:
+                for column in gone:
+                    update.delete_column(column)
+            with transaction.update_schema(allow_incompatible_changes=True) as update:
+                update.union_by_name(schema)
+            properties["columns"] = json.dumps(columns)
+        if properties:
+            transaction.set_properties(properties)
+        if table.current_snapshot():
+            transaction.delete(AlwaysTrue())
+        transaction.add_files(files)
 
 
 class IcebergTables:
@@ -59,7 +97,6 @@ class IcebergTables:
         # slow to import (1 s), and not needed by a run that changes nothing
         import pyarrow.parquet as parquet
         from pyiceberg.exceptions import NoSuchTableError
-        from pyiceberg.expressions import AlwaysTrue
 
         folder = _folder(spoke, name)
         file = f"{folder}/data/{uuid.uuid4()}.parquet"
@@ -80,24 +117,7 @@ class IcebergTables:
                 f"table {spoke}.{name} of the Iceberg catalog belongs to the release store at {table.location()}; "
                 "give this store a catalog of its own"
             )
-        # what the rows are and the rows themselves change in one commit: a kill leaves the table as it was
-        with table.transaction() as transaction:
-            known = json.loads(table.properties.get("columns", "null"))
-            if known != columns:
-                gone = [
-                    column
-                    for column in table.schema().column_names
-                    if not known or known.get(column) != columns.get(column)
-                ]
-                with transaction.update_schema(allow_incompatible_changes=True) as update:
-                    for column in gone:
-                        update.delete_column(column)
-                with transaction.update_schema(allow_incompatible_changes=True) as update:
-                    update.union_by_name(schema)
-                transaction.set_properties({"columns": json.dumps(columns)})
-            if table.current_snapshot():
-                transaction.delete(AlwaysTrue())
-            transaction.add_files([f"{self.location.url}/{file}"])
+        replace_rows(table, schema, columns, [f"{self.location.url}/{file}"])
         snapshot = table.current_snapshot()
         assert snapshot is not None  # noqa: S101 -- add_files has just made it
         self.location.sync(folder)

@@ -55,7 +55,7 @@ class Manifest:
         Raises:
             HubspokeError: dbt has not parsed the project yet.
         """
-        path = root / "target" / "manifest.json"
+        path = target_folder(root) / "manifest.json"
         if not path.is_file():
             raise HubspokeError(f"{path} is missing: dbt has not parsed the project yet. Run: dbt parse")
         return cls(json.loads(path.read_text()))
@@ -67,7 +67,7 @@ class Manifest:
         Raises:
             HubspokeError: dbt could not parse the project; its own message is passed on.
         """
-        path = root / "target" / "manifest.json"
+        path = target_folder(root) / "manifest.json"
         newest = max((file.stat().st_mtime for file in (root / "models").rglob("*.yml")), default=0.0)
         if not path.is_file() or path.stat().st_mtime < newest:
             _run_dbt(root, "parse")
@@ -185,6 +185,11 @@ class Manifest:
         return self.nodes.get(node_id) or self.sources.get(node_id) or self.unit_tests[node_id]
 
 
+def target_folder(root: Path) -> Path:
+    """Return the folder of what dbt makes of the project at ``root`` beside the data."""
+    return root / os.environ.get("DBT_TARGET_PATH", "target")
+
+
 def folders(node: Node) -> list[str]:
     """Return the folders of a node below ``models/`` (or the like), outermost first: ``["spokes", "bi"]``."""
     parts: list[str] = node["original_file_path"].split("/")[1:-1]
@@ -243,7 +248,7 @@ def _parse(root: Path) -> Any:
     """Have dbt parse the project, and keep what it wrote, unless somebody edited meanwhile."""
     found = content_of(root)
     parsed = _run_dbt(root, "parse")
-    manifest = (root / "target" / "manifest.json").read_text()
+    manifest = (target_folder(root) / "manifest.json").read_text()
     if content_of(root) == found:
         kept = _kept(root, found)
         kept.parent.mkdir(exist_ok=True)
@@ -256,7 +261,7 @@ def _parse(root: Path) -> Any:
 
 def _kept(root: Path, content: str) -> Path:
     """Return where what dbt parsed of some content is kept."""
-    return root / "target" / "parsed" / f"{content}.json"
+    return target_folder(root) / "parsed" / f"{content}.json"
 
 
 @lru_cache(maxsize=2)
@@ -303,7 +308,7 @@ def compile_project(root: Path, select: str = "") -> dict[str, str]:
         HubspokeError: dbt could not parse or compile the project; its own message is passed on.
     """
     _run_dbt(root, "compile", "--no-inject-ephemeral-ctes", *(["--select", select] if select else []))
-    content = json.loads((root / "target" / "manifest.json").read_text())
+    content = json.loads((target_folder(root) / "manifest.json").read_text())
     return {node_id: node.get("compiled_code") or "" for node_id, node in content["nodes"].items()}
 
 

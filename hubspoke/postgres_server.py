@@ -115,7 +115,7 @@ class LocalServer:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.data / "PG_VERSION").is_file():
             self._make(programs)
-        port = port or (before if before and _is_free(before) else _free_port())
+        port = port or (before if before and _is_free(before) else free_port())
         settings = [part for name, value in self.settings.items() for part in ("-c", f"{name}={value}")]
         with self.log.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 -- programs and folder are ours
@@ -128,7 +128,7 @@ class LocalServer:
                 **self._as_user(),
             )
         self._wait(process, port)
-        _write_private(self.note, json.dumps({"port": port}) + "\n")
+        write_private(self.note, json.dumps({"port": port}) + "\n")
         self._make_database(port)
         return port
 
@@ -158,7 +158,7 @@ class LocalServer:
         if self.data.is_symlink():
             self.data.unlink()
         admin = self.folder / "admin"
-        _write_private(admin, secrets.token_urlsafe(32) + "\n")
+        write_private(admin, secrets.token_urlsafe(32) + "\n")
         user = self._as_user()
         self.data.mkdir(mode=0o700)
         if user:
@@ -235,7 +235,8 @@ class LocalServer:
                 connection.execute(f"revoke all on database {database} from public")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
@@ -251,7 +252,7 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
     """Write a file that its owner alone can read, at no time anybody else."""
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -19,17 +19,27 @@ def read_target(project: Project) -> dict[str, Any] | None:
     Returns:
         The target with its Jinja rendered; None if there is more to it than is understood here.
     """
+    target = rendered_target(project)
+    return target if target and target.get("type") == "duckdb" and target.keys() <= UNDERSTOOD else None
+
+
+def rendered_target(project: Project, name: str = "") -> dict[str, Any] | None:
+    """Read a target of the profile, by default the one that dbt would take.
+
+    Returns:
+        The target with its Jinja rendered; None if there is none such, or dbt has to say what is wrong with it.
+    """
     file = Path(os.environ.get("DBT_PROFILES_DIR") or project.root) / "profiles.yml"
     if not file.is_file():
         return None
     try:
         profiles = _rendered(yaml.safe_load(file.read_text()))
-        name = yaml.safe_load((project.root / "dbt_project.yml").read_text())["profile"]
-        profile = profiles[os.environ.get("DBT_PROFILE") or name]
-        target: dict[str, Any] = profile["outputs"][os.environ.get("DBT_TARGET") or profile["target"]]
+        own = yaml.safe_load((project.root / "dbt_project.yml").read_text())["profile"]
+        profile = profiles[os.environ.get("DBT_PROFILE") or own]
+        target: dict[str, Any] = profile["outputs"][name or os.environ.get("DBT_TARGET") or profile["target"]]
     except (yaml.YAMLError, TemplateError, KeyError, TypeError):
         return None  # dbt says what is wrong
-    return target if target.get("type") == "duckdb" and target.keys() <= UNDERSTOOD else None
+    return target
 
 
 def _env_var(name: str, default: str | None = None) -> str:

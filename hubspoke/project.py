@@ -76,8 +76,11 @@ class Project:
 
     @property
     def hub(self) -> Path:
-        """DuckDB file that dbt builds into; one process at a time has it open."""
-        return self.warehouse / "hub.duckdb"
+        """DuckDB file that dbt builds into; one process at a time has it open.
+
+        With the target ``spark``, what stands for the hub on this side (``hubspoke.spark_release``).
+        """
+        return self.warehouse / ("spark.duckdb" if os.environ.get("DBT_TARGET") == "spark" else "hub.duckdb")
 
     @property
     def landing(self) -> Path:

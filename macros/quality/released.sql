@@ -8,5 +8,17 @@
             ~ target.name ~ ' is none'
         ) -%}
     {%- endif -%}
-    {{ return(run_query('select hubspoke_released(' ~ _text(target.name) ~ ')').rows[0][0]) }}
+    {{ return(adapter.dispatch('_released_rows', 'hubspoke')(target.name)) }}
+{% endmacro %}
+
+{% macro default___released_rows(name) %}
+    {{ return(run_query('select hubspoke_released(' ~ _text(name) ~ ')').rows[0][0]) }}
+{% endmacro %}
+
+{#- Spark knows of the release what `hubspoke spark land` has last shown it. -#}
+{% macro spark___released_rows(name) %}
+    {%- for row in run_query('select file from landing._released where name = ' ~ _text(name)).rows -%}
+        {{ return('select * from parquet.`' ~ row[0] ~ '`') }}
+    {%- endfor -%}
+    {{ return('') }}
 {% endmacro %}

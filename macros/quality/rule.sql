@@ -121,6 +121,10 @@
     table. A view shows what it reads, whatever was counted when it was made. -#}
 {% macro _measured(rule) %}
     {%- if not _is_run() -%}{{ return(none) }}{%- endif -%}
+    {{ return(adapter.dispatch('_noted_failures', 'hubspoke')(rule)) }}
+{% endmacro %}
+
+{% macro default___noted_failures(rule) %}
     {%- set about = graph.nodes.get(model.attached_node) -%}
     {%- set is_kept = flags.WHICH == 'test' and about and about.config.materialized != 'view' -%}
     {%- set measured = run_query(
@@ -132,9 +136,23 @@
     {{ return(measured.rows[0][0] | int if measured.rows else none) }}
 {% endmacro %}
 
+{#- On Spark, of this run alone: it is written down when the run ends. -#}
+{% macro spark___noted_failures(rule) %}
+    {{ return(_notes().failures.get(rule.id)) }}
+{% endmacro %}
+
 {#- A value as SQL text. -#}
 {% macro _text(value) -%}
-    '{{ value | string | replace("'", "''") }}'
+    {{ return(adapter.dispatch('_text', 'hubspoke')(value | string)) }}
+{%- endmacro %}
+
+{% macro default___text(value) -%}
+    '{{ value | replace("'", "''") }}'
+{%- endmacro %}
+
+{#- To Spark a quote ends a text even if it is doubled, and a backslash begins an escape. -#}
+{% macro spark___text(value) -%}
+    '{{ value | replace('\\', '\\\\') | replace("'", "\\'") }}'
 {%- endmacro %}
 
 {% macro _quoted(columns) %}

@@ -17,11 +17,21 @@
 
         present as (select {{ rule.column }} as value from {{ relation }} where {{ rule.column }} is not null),
 
-        is_text as (select coalesce(max(typeof(value) in ('VARCHAR', 'BOOLEAN')), false) as yes from (select value from released limit 1)),
+        is_text as (
+            select coalesce(max(upper(typeof(value)) in ('VARCHAR', 'STRING', 'BOOLEAN')), false) as yes
+            from (select value from released limit 1) as _first
+        ),
+
+        placed as (
+            select value, row_number() over (order by value asc nulls last) as place, count(*) over () as row_count from released
+        ),
 
         bounds as (
-            select quantile_disc(value, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]) as tenths
-            from released
+            select
+                {%- for tenth in range(1, 10) %}
+                min(case when place >= {{ tenth }} * row_count / 10.0 then value end) as tenth_{{ tenth }}{{ ',' if not loop.last }}
+                {%- endfor %}
+            from placed
         ),
 
         released_bins as (select {{ _bin() }} as bin, count(*) as row_count from released cross join bounds cross join is_text group by 1),
@@ -45,5 +55,10 @@
 {% endmacro %}
 
 {% macro _bin() -%}
-    case when is_text.yes then cast(value as varchar) else cast(len(list_filter(tenths, bound -> bound < value)) as varchar) end
+    case when is_text.yes then cast(value as {{ dbt.type_string() }}) else cast(
+        {%- for tenth in range(1, 10) %}
+        {{ '+ ' if not loop.first }}case when tenth_{{ tenth }} < value then 1 else 0 end
+        {%- endfor %}
+        as {{ dbt.type_string() }}
+    ) end
 {%- endmacro %}

@@ -1,6 +1,26 @@
 {#- End of every run: notes each result, then releases if all that a release rests on is green and current. -#}
 {% macro finish_run(results) %}
-    {%- if execute and results -%}
+    {%- if execute and results -%}{%- do adapter.dispatch('_finish_run', 'hubspoke')(results) -%}{%- endif -%}
+{% endmacro %}
+
+{#- On Spark all of it is one note; `hubspoke spark release` reads it, and releases. -#}
+{% macro spark___finish_run(results) %}
+    {%- set found = [] -%}
+    {%- for result in results -%}
+        {%- do found.append({
+            'node_id': result.node.unique_id, 'status': result.status | string, 'failures': result.failures, 'seconds': result.execution_time,
+            'rule': _about_rule(result.node) if result.node.resource_type == 'test' else none,
+            'compiled_sql': (result.node.compiled_code or none) if result.node.resource_type != 'test' or _has_counted(result.node) else none
+        }) -%}
+    {%- endfor -%}
+    {%- do _write_note('ended', {
+        'state': _state(), 'results': found, 'measurements': _notes().measurements, 'ledger': _notes().ledger,
+        'variables': invocation_args_dict.get('vars', {}), 'is_whole': flags.WHICH in ['build', 'run', 'test']
+    }) -%}
+    {%- do log('To release what this run has made: hubspoke spark release', info=true) -%}
+{% endmacro %}
+
+{% macro default___finish_run(results) %}
         {%- set rows, rules = [], [] -%}
         {%- for result in results -%}
             {%- set node, failures = result.node, result.failures if result.failures is not none else 'null' -%}
@@ -9,15 +29,8 @@
                 ~ failures ~ ', ' ~ result.execution_time ~ ', now(), null, ' ~ _query_of(node) ~ ')'
             ) -%}
             {%- if node.resource_type == 'test' -%}
-                {%- set about = graph.nodes.get(node.attached_node) -%}
                 {%- set words = [] -%}
-                {%- for word in [
-                    node.unique_id, about.name if about else '', node.name,
-                    node.test_metadata.name if node.test_metadata else 'singular',
-                    node.config.meta.on_failure or ('warn' if node.config.severity | lower == 'warn' else 'fail'), result.status
-                ] -%}
-                    {%- do words.append(_text(word)) -%}
-                {%- endfor -%}
+                {%- for word in [node.unique_id] + _about_rule(node) + [result.status] -%}{%- do words.append(_text(word)) -%}{%- endfor -%}
                 {%- do rules.append('(' ~ words | join(', ') ~ ', ' ~ failures ~ ')') -%}
             {%- endif -%}
         {%- endfor -%}
@@ -39,13 +52,24 @@
             {%- endif -%}
             {%- do log(answer.outcome, info=true) -%}
         {%- endif -%}
-    {%- endif -%}
+{% endmacro %}
+
+{#- Of a data test: its model, its name, its template, and what happens to what fails. -#}
+{% macro _about_rule(test) %}
+    {%- set about = graph.nodes.get(test.attached_node) -%}
+    {{ return([
+        about.name if about else '', test.name, test.test_metadata.name if test.test_metadata else 'singular',
+        test.config.meta.on_failure or ('warn' if test.config.severity | lower == 'warn' else 'fail')
+    ]) }}
 {% endmacro %}
 
 {#- What a data test ran to count by itself, as SQL text; null where the gate had counted. -#}
 {% macro _query_of(node) %}
-    {%- set has_counted = node.resource_type == 'test' and _counted_by_gate() not in (node.compiled_code or '') -%}
-    {{ return(_text(node.compiled_code) if has_counted and node.compiled_code else 'null') }}
+    {{ return(_text(node.compiled_code) if node.compiled_code and _has_counted(node) else 'null') }}
+{% endmacro %}
+
+{% macro _has_counted(node) %}
+    {{ return(node.resource_type == 'test' and _counted_by_gate() not in (node.compiled_code or '')) }}
 {% endmacro %}
 
 {#- A rule's result, with what the gate measured of it where it did. -#}

@@ -4,7 +4,12 @@
 {% macro pin_landing() %}
     {#- to compile is not to run: dbt compiles hooks, too, in no order -#}
     {%- if execute and flags.WHICH not in ['compile', 'generate'] -%}
-        {%- do _create_run_log() -%}
+        {%- do adapter.dispatch('_create_run_log', 'hubspoke')() -%}
+        {%- do adapter.dispatch('_pin_sources', 'hubspoke')() -%}
+    {%- endif -%}
+{% endmacro %}
+
+{% macro default___pin_sources() %}
         {%- set answer = fromjson(run_query('select hubspoke_landed()').columns[0].values()[0]) -%}
         {%- if answer.error is defined -%}{%- do exceptions.raise_compiler_error(answer.error) -%}{%- endif -%}
         {%- set missing, in_place = [], [] -%}
@@ -26,7 +31,36 @@
                 'Nothing has landed yet for ' ~ missing | join(', ') ~ '. Land it first: hubspoke ingest'
             ) -%}
         {%- endif -%}
+{% endmacro %}
+
+{#- Spark reads what `hubspoke spark land` has registered, as of one snapshot of each table. That a run has begun is written down with
+    what it reads and is to build: none of that is finished until a note says so. -#}
+{% macro spark___pin_sources() %}
+    {%- set read_now, read_by_others = _sources_read_now() -%}
+    {%- set registered, missing, loads = {}, [], {} -%}
+    {%- do run_statement('create schema if not exists landing') -%}
+    {%- for row in run_query('select * from landing._loads').rows if adapter.get_relation(none, 'landing', '_loads') -%}
+        {%- do registered.update({row['name']: row}) -%}
+    {%- endfor -%}
+    {%- for source in graph.sources.values() if source.unique_id in read_now -%}
+        {%- set landed = registered.get(source.schema ~ '.' ~ source.identifier) -%}
+        {%- if landed -%}
+            {%- do run_statement('create schema if not exists ' ~ source.schema) -%}
+            {%- do run_statement(
+                'create or replace view ' ~ source.schema ~ '.' ~ source.identifier ~ ' as select * from hub.landing.' ~ landed['table_name']
+                ~ ' version as of ' ~ landed['snapshot_id']
+            ) -%}
+            {%- do loads.update({source.unique_id: landed['load_id']}) -%}
+        {%- else -%}
+            {%- do missing.append(source.source_name ~ '.' ~ source.name) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {%- if missing -%}
+        {%- do exceptions.raise_compiler_error(
+            'Spark sees nothing yet of ' ~ missing | join(', ') ~ '. Land it and show it: hubspoke ingest && hubspoke spark land'
+        ) -%}
     {%- endif -%}
+    {%- do _write_note('began', {'loads': loads, 'selected': selected_resources}) -%}
 {% endmacro %}
 
 {#- dbt puts no seed in the place of a view, which is what a development environment has of one. -#}

@@ -42,7 +42,7 @@ def test_the_projects_own_target_is_what_dbt_would_take(project: Project, monkey
     [
         ("type: duckdb", "type: duckdb\n      attach: [{ path: other.duckdb }]"),
         ("type: duckdb", "type: spark"),
-        ("threads: 4", "threads: \"{{ env_var('NOBODY_SET_IT') | as_number }}\""),
+        ("threads: 4 # a", "threads: \"{{ env_var('NOBODY_SET_IT') | as_number }}\" # a"),
         ("target: dev", "target: \"{{ env_var('NOBODY_SET_IT') }}\""),
         ("hubspoke:\n  target", "another:\n  target"),
     ],

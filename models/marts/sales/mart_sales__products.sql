@@ -63,10 +63,10 @@ final as (
         1 - cast(summed.sales_amount as double) / nullif(cast(summed.shelf_amount as double), 0) as discount_share,
         summed.first_purchase_date,
         summed.last_purchase_date,
-        rank() over (
+        cast(rank() over (
             partition by products.department_name, products.category_name
             order by summed.sales_amount desc nulls last
-        ) as sales_rank
+        ) as bigint) as sales_rank
     from summed
     inner join products on summed.product_id = products.product_id
 

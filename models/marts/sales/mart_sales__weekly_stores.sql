@@ -60,10 +60,10 @@ final as (
         this_week.sales_per_trading_day,
         last_week.sales_per_trading_day as previous_sales_per_trading_day,
         this_week.sales_per_trading_day / nullif(last_week.sales_per_trading_day, 0) - 1 as sales_change_share,
-        rank() over (
+        cast(rank() over (
             partition by this_week.week_number
             order by this_week.sales_amount desc nulls last
-        ) as sales_rank
+        ) as bigint) as sales_rank
     from per_day as this_week
     left join per_day as last_week
         on

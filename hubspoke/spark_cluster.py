@@ -1,0 +1,217 @@
+"""A Spark cluster on this machine: a master, two workers, and the catalog's PostgreSQL. A company has its own.
+
+Its folder::
+
+    <warehouse>/spark/cluster.json   the processes, and where they listen
+    <warehouse>/spark/log/           what they say
+    <warehouse>/spark/pgpass         the catalog's password, as PostgreSQL's clients read it
+    <warehouse>/spark/postgres/      the catalog's server
+    <warehouse>/spark/tables/        the tables that Spark makes; these and the catalog outlive the processes
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from hubspoke.errors import HubspokeError
+from hubspoke.files import write_whole
+from hubspoke.postgres_server import LocalServer, free_port, write_private
+from hubspoke.project import Project
+
+HOST = "127.0.0.1"
+WORKERS = 2
+ICEBERG = "jars/iceberg-spark-runtime-3.5_2.12-*.jar"
+"""Iceberg's runtime for this Spark and its Scala, in the package that brings it."""
+POSTGRES = Path("/usr/share/java/postgresql.jar")
+"""PostgreSQL's JDBC driver, where Debian puts it."""
+
+
+class Process(BaseModel):
+    """A process of the cluster.
+
+    Attributes:
+        pid: Its number.
+        started: What the system says of its start; another process of the same number has another.
+    """
+
+    pid: int
+    started: str
+
+    @classmethod
+    def of(cls, pid: int) -> "Process":
+        """Describe a process that runs."""
+        return cls(pid=pid, started=_started(pid))
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it still runs."""
+        return bool(self.started) and _started(self.pid) == self.started
+
+
+class Cluster(BaseModel):
+    """What ``cluster.json`` says.
+
+    Attributes:
+        master: The master's address, as ``spark.master`` has it.
+        processes: By name: master, worker-1, worker-2.
+    """
+
+    master: str
+    processes: dict[str, Process]
+
+
+class LocalCluster:
+    """The cluster of one warehouse."""
+
+    def __init__(self, project: Project) -> None:
+        self.folder = project.warehouse / "spark"
+        self.postgres = LocalServer(Project(project.root, self.folder))
+
+    @property
+    def state(self) -> Cluster | None:
+        """What was started last; None if nothing was."""
+        note = self.folder / "cluster.json"
+        return Cluster.model_validate_json(note.read_text()) if note.is_file() else None
+
+    def is_running(self) -> bool:
+        """Whether all of it is up."""
+        state = self.state
+        return bool(state and all(one.is_running for one in state.processes.values()) and self.postgres.is_running())
+
+    def start(self, cores: int | None = None, memory: str = "2g") -> dict[str, str]:
+        """Start it, and wait until its workers have found its master.
+
+        Args:
+            cores: Of each worker; default: this machine's, shared out.
+            memory: Of each worker, as Java writes it.
+
+        Returns:
+            The settings to reach it by; see ``settings``.
+
+        Raises:
+            HubspokeError: It runs already, something that it needs is not installed, or a part does not start.
+        """
+        if self.is_running():
+            raise HubspokeError("it runs already. To stop it: hubspoke spark stop")
+        home, _ = _home(), _jars()
+        self.stop()
+        (self.folder / "log").mkdir(parents=True, exist_ok=True)
+        self.postgres.start()
+        cores = cores or max((os.cpu_count() or 1) // WORKERS, 1)
+        port = free_port()
+        master = f"spark://{HOST}:{port}"
+        processes = {}
+        try:
+            listening = ["--host", HOST, "--webui-port", "0"]
+            processes["master"] = self._launch(home, "master", ["master.Master", *listening, "--port", str(port)])
+            self._await("master", processes["master"], "Starting Spark master")
+            for number in range(1, WORKERS + 1):
+                name, folder = f"worker-{number}", str(self.folder / "work" / str(number))
+                asked = ["--cores", str(cores), "--memory", memory, "--work-dir", folder, master]
+                processes[name] = self._launch(home, name, ["worker.Worker", *listening, *asked])
+            for number in range(1, WORKERS + 1):
+                self._await(f"worker-{number}", processes[f"worker-{number}"], "Successfully registered with master")
+        finally:
+            write_whole(
+                self.folder / "cluster.json", Cluster(master=master, processes=processes).model_dump_json() + "\n"
+            )
+        return self.settings()
+
+    def settings(self) -> dict[str, str]:
+        """Return the variables of the environment by which the profile's target ``spark`` reaches it.
+
+        Raises:
+            HubspokeError: It does not run.
+        """
+        state = self.state
+        if state is None or not self.is_running():
+            raise HubspokeError("no cluster runs here. To start one: hubspoke spark start")
+        catalog = self.postgres.parameters()
+        passwords = self.folder / "pgpass"
+        write_private(passwords, ":".join(str(catalog[key]) for key in ("host", "port", "dbname", "user", "password")))
+        return {
+            "DBT_TARGET": "spark",
+            "DBT_TARGET_PATH": "target/spark",
+            "PGPASSFILE": str(passwords),
+            "HUBSPOKE_SPARK_MASTER": state.master,
+            "HUBSPOKE_SPARK_JARS": ",".join(map(str, _jars())),
+            "HUBSPOKE_SPARK_PARTITIONS": "8",
+            "HUBSPOKE_SPARK_CATALOG": f"jdbc:postgresql://{catalog['host']}:{catalog['port']}/{catalog['dbname']}",
+            "HUBSPOKE_SPARK_CATALOG_USER": catalog["user"],
+            "HUBSPOKE_SPARK_WAREHOUSE": str(self.folder / "tables"),
+        }
+
+    def stop(self) -> bool:
+        """Stop all of it, and say whether anything ran."""
+        state = self.state
+        running = [one for one in state.processes.values() if one.is_running] if state else []
+        for process in running:
+            os.killpg(process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + 20
+        while any(one.is_running for one in running):
+            if time.monotonic() > deadline:
+                for process in running:
+                    if process.is_running:
+                        os.killpg(process.pid, signal.SIGKILL)
+            time.sleep(0.1)
+        return self.postgres.stop() or bool(running)
+
+    def _launch(self, home: Path, name: str, arguments: list[str]) -> Process:
+        with (self.folder / "log" / name).open("wb") as log:
+            started = subprocess.Popen(  # noqa: S603 -- Spark's own launcher, with settings of ours
+                [home / "bin" / "spark-class", f"org.apache.spark.deploy.{arguments[0]}", *arguments[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                # the system's Java options, if there are any, are not for servers of ours
+                env={**os.environ, "SPARK_HOME": str(home), "SPARK_LOCAL_IP": HOST, "SPARK_DAEMON_MEMORY": "256m"},
+                start_new_session=True,
+            )
+        return Process.of(started.pid)
+
+    def _await(self, name: str, process: Process, words: str, seconds: float = 60) -> None:
+        log = self.folder / "log" / name
+        deadline = time.monotonic() + seconds
+        while words not in log.read_text(errors="replace"):
+            if not process.is_running or time.monotonic() > deadline:
+                last = log.read_text(errors="replace").strip().splitlines()[-1:]
+                raise HubspokeError(f"Spark's {name} did not start: {''.join(last)} (see {log})")
+            time.sleep(0.1)
+
+
+def _home() -> Path:
+    """Find Spark in this environment."""
+    found = find_spec("pyspark")
+    if found is None or found.origin is None:
+        raise HubspokeError(
+            f"Spark is not in this environment ({sys.prefix}). Install it: make .spark/.ready, and then call "
+            ".spark/bin/hubspoke"
+        )
+    return Path(found.origin).parent
+
+
+def _jars() -> list[Path]:
+    """Find what Spark needs beside itself: Iceberg's runtime, and the driver for the catalog's database."""
+    found = find_spec("snowpark_connect_deps_iceberg")
+    runtime = sorted(Path(found.origin).parent.glob(ICEBERG)) if found and found.origin else []
+    if not runtime:
+        raise HubspokeError("Iceberg's runtime is not in this environment. Install it: make .spark/.ready")
+    if not POSTGRES.is_file():
+        raise HubspokeError(f"{POSTGRES} is missing. Run: sudo apt-get install libpostgresql-jdbc-java")
+    return [runtime[-1], POSTGRES]
+
+
+def _started(pid: int) -> str:
+    """Return when a process started, as the system counts; empty if there is none, or it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
