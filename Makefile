@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: build test lint bench bench-changes bench-views bench-growth bench-latency bench-cdc soak engines spark test-spark superset sqlmesh install clean help
+.PHONY: build test lint bench bench-changes bench-views bench-growth bench-latency bench-scale bench-cdc soak engines spark test-spark superset sqlmesh install clean help
 .DEFAULT_GOAL := help
 
 help: ## Show what there is to type.
@@ -65,6 +65,9 @@ bench-growth: install ## Measure builds of new data beside full ones, at 1, 10 a
 
 bench-latency: install ## Measure the way of a sale from PostgreSQL to a released mart, with ingestion and build in a loop.
 	@$(BIN)/python bench/latency.py
+
+bench-scale: install .spark/.ready ## Measure the build at 1, 5 and 10 times the data, on DuckDB and on Spark (hours).
+	@$(BIN)/python bench/scale.py --spark 1,5
 
 bench-cdc: install ## Measure change data capture beside Debezium; then kill its reader a hundred times.
 	@$(BIN)/python bench/cdc.py

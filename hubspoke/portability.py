@@ -171,8 +171,18 @@ def divisors(tokens: Tokens, _text: str) -> Found:
             yield token, "a division by what may be zero", "/ nullif(divisor, 0)"
 
 
+def ranks(tokens: Tokens, _text: str) -> Found:
+    """A place in an order: a bigint to one engine, an int to the other."""
+    for place, token in enumerate(tokens):
+        before = [part.text.lower() for part in tokens[max(place - 2, 0) : place]]
+        if token.text.lower() in {"rank", "dense_rank", "ntile"} and before != ["cast", "("]:
+            following = tokens[place + 1 : place + 2]
+            if following and following[0].token_type is TokenType.L_PAREN:
+                yield token, f"{token.text.lower()}() is of another type on each engine", "cast(… over (…) as bigint)"
+
+
 OF_SQL: dict[str, Callable[[Tokens, str], Found]] = {
-    rule.__name__: rule for rule in (functions, signs, stars, names, literals, orders, types, divisors)
+    rule.__name__: rule for rule in (functions, signs, stars, names, literals, orders, types, divisors, ranks)
 }
 """What is looked for in SQL."""
 

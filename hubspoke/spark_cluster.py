@@ -4,6 +4,7 @@ Its folder::
 
     <warehouse>/spark/cluster.json   the processes, and where they listen
     <warehouse>/spark/log/           what they say
+    <warehouse>/spark/conf/          how much of its log a driver shows
     <warehouse>/spark/pgpass         the catalog's password, as PostgreSQL's clients read it
     <warehouse>/spark/postgres/      the catalog's server
     <warehouse>/spark/tables/        the tables that Spark makes; these and the catalog outlive the processes
@@ -26,6 +27,16 @@ from hubspoke.project import Project
 
 HOST = "127.0.0.1"
 WORKERS = 2
+QUIET = """\
+rootLogger.level = error
+rootLogger.appenderRef.stderr.ref = console
+appender.console.type = Console
+appender.console.name = console
+appender.console.target = SYSTEM_ERR
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{HH:mm:ss} %p %c{1}: %m%n
+"""
+"""Of Spark's own log, errors alone: a build says a thousand things twice."""
 ICEBERG = "jars/iceberg-spark-runtime-3.5_2.12-*.jar"
 """Iceberg's runtime for this Spark and its Scala, in the package that brings it."""
 POSTGRES = Path("/usr/share/java/postgresql.jar")
@@ -132,10 +143,15 @@ class LocalCluster:
         state = self.state
         if state is None or not self.is_running():
             raise HubspokeError("no cluster runs here. To start one: hubspoke spark start")
+        quiet = self.folder / "conf"
+        quiet.mkdir(exist_ok=True)
+        write_whole(quiet / "log4j2.properties", QUIET)
         catalog = self.postgres.parameters()
         passwords = self.folder / "pgpass"
         write_private(passwords, ":".join(str(catalog[key]) for key in ("host", "port", "dbname", "user", "password")))
         return {
+            "SPARK_LOCAL_IP": HOST,
+            "SPARK_CONF_DIR": str(quiet),
             "DBT_TARGET": "spark",
             "DBT_TARGET_PATH": "target/spark",
             "PGPASSFILE": str(passwords),

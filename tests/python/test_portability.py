@@ -35,6 +35,7 @@ BROKEN = {
     ],
     "types": ["select cast(id as varchar) from it", "select try_cast(id as hugeint) from it"],
     "divisors": ["select one / other from it", "select one / (other + 1) from it", "select one / 0 from it"],
+    "ranks": ["select rank() over (order by id nulls last) as place from it"],
 }
 """Texts that each break one rule, by the rule."""
 
@@ -48,6 +49,7 @@ SOUND = [
     "select a || '-' || b as format from it -- it's \"fine\", a::int",
     "{# qualify #}{% if var('x') %}\nselect * from it\n{% endif %}",
     "select count(*) from it group by all",
+    "select cast(ntile(10) over (order by id nulls last) as int) as tenth, rank from it",
 ]
 
 

@@ -50,7 +50,7 @@ final as (
         last_12_weeks_sales_amount,
         -- halved as a decimal: of a double, half a cent is rounded up by one engine and down by another
         cast((last_12_weeks_sales_amount + 3 * last_4_weeks_sales_amount) * 0.5 as decimal(18, 2))
-        as projected_12_weeks_sales_amount,
+            as projected_12_weeks_sales_amount,
         cast(ntile(10) over (
             order by sales_amount asc nulls first, household_id asc nulls last
         ) as int) as value_decile,
