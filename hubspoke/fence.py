@@ -174,7 +174,7 @@ def postgres_orders_can_be_filled(manifest: Manifest) -> Iterator[tuple[Node, st
 def reads_through_ref(manifest: Manifest, compiled: dict[str, str]) -> Iterator[tuple[Node, str]]:
     """A model names no table or file by hand: dbt would not know that it reads it."""
     for model in manifest.models:
-        query = parse(compiled.get(model["unique_id"], ""))
+        query = parse(compiled.get(model["unique_id"], ""), manifest.dialect)
         if query is None:
             continue
         parents = {relation_key(manifest.get(parent)) for parent in manifest.parents(model["unique_id"])}
@@ -183,7 +183,7 @@ def reads_through_ref(manifest: Manifest, compiled: dict[str, str]) -> Iterator[
             is_cte = table.name.lower() in ctes and not table.db
             is_sequence = isinstance(table.this, exp.GenerateSeries | exp.Unnest)
             if not is_cte and not is_sequence and table_key(table) not in parents:
-                name = table.sql(dialect="duckdb")
+                name = table.sql(dialect=manifest.dialect)
                 yield model, f"reads {name} by its name; write ref() or source() so that dbt knows the order"
 
 
@@ -194,7 +194,7 @@ LOGIC = (exp.Join, exp.Group, exp.SetOperation, exp.Case, exp.Having, exp.Window
 def spokes_are_thin(manifest: Manifest, compiled: dict[str, str]) -> Iterator[tuple[Node, str]]:
     """A spoke selects and filters; what it computes belongs into a mart."""
     for model in manifest.spokes:
-        query = parse(compiled.get(model["unique_id"], ""))
+        query = parse(compiled.get(model["unique_id"], ""), manifest.dialect)
         found = query.find(*LOGIC) if query else None
         if found:
             yield model, f"computes ({found.key}); move that into a mart and select from it"

@@ -1,5 +1,6 @@
 """Where a column comes from, read off compiled SQL."""
 
+import re
 from functools import lru_cache
 
 from sqlglot import exp, parse_one
@@ -18,19 +19,22 @@ Column = tuple[str, str]
 
 
 @lru_cache(maxsize=1000)
-def parse(sql: str) -> exp.Expr | None:
-    """Parse compiled SQL; no SQL (a seed, a model that was not compiled) gives nothing. Copy the tree to change it."""
-    return parse_one(sql, dialect="duckdb") if sql else None
+def parse(sql: str, dialect: str = "duckdb") -> exp.Expr | None:
+    """Parse SQL that was compiled for an engine; no SQL (a seed, a model not compiled) gives nothing.
+
+    Copy the tree to change it.
+    """
+    return parse_one(sql, dialect=dialect) if sql else None
 
 
 def relation_key(node: Node) -> str:
     """Return what a node's relation is called in compiled SQL, without quotes and in lower case."""
-    return str(node["relation_name"]).replace('"', "").lower()
+    return re.sub(r'["`]', "", str(node["relation_name"])).lower()
 
 
 def table_key(table: exp.Table) -> str:
     """Return what a table in a query is called, in the words of ``relation_key``."""
-    return f"{table.catalog}.{table.db}.{table.name}".lower()
+    return ".".join(filter(None, (table.catalog, table.db, table.name))).lower()
 
 
 class Lineage:
@@ -44,7 +48,7 @@ class Lineage:
     def __init__(self, manifest: Manifest, compiled: dict[str, str]) -> None:
         self._manifest, self._compiled = manifest, compiled
         self._relations: dict[str, str] = {}
-        self._schema = MappingSchema(dialect="duckdb")
+        self._schema = MappingSchema(dialect=manifest.dialect)
         for node_id in manifest.ancestry([model["unique_id"] for model in manifest.models]):
             node = manifest.get(node_id)
             relation = relation_key(node)
@@ -90,16 +94,17 @@ class Lineage:
         """For each column that a node gives, find the columns of other nodes that it is computed from."""
         if self._manifest.get(node_id)["resource_type"] == "seed":
             return {}
-        parsed = parse(self._compiled.get(node_id, ""))
+        parsed = parse(self._compiled.get(node_id, ""), self._manifest.dialect)
         if parsed is None:
             raise HubspokeError(
                 f"{node_id} has not been compiled, so its columns cannot be traced. Run: hubspoke build"
             )
         try:
-            query = qualify(parsed.copy(), schema=self._schema, dialect="duckdb")
+            dialect = self._manifest.dialect
+            query = qualify(parsed.copy(), schema=self._schema, dialect=dialect)
             scope = build_scope(query)
             # trimming costs three times the rest, for text that nobody reads here
-            steps = lineage(None, query, self._schema, dialect="duckdb", scope=scope, copy=False, trim_selects=False)
+            steps = lineage(None, query, self._schema, dialect=dialect, scope=scope, copy=False, trim_selects=False)
         except SqlglotError as error:
             reason = str(error).split(" Line")[0].rstrip(".")
             file = self._manifest.get(node_id)["original_file_path"]

@@ -42,6 +42,7 @@ class Manifest:
 
     def __init__(self, content: dict[str, Any]) -> None:
         self.run_id: str = content.get("metadata", {}).get("invocation_id", "")
+        self.dialect: str = content.get("metadata", {}).get("adapter_type") or "duckdb"
         self.nodes: dict[str, Node] = content["nodes"]
         self.unit_tests: dict[str, Node] = content.get("unit_tests", {})
         self.macros: dict[str, Node] = content.get("macros", {})
