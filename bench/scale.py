@@ -182,16 +182,17 @@ def build_with_spark(root: Path) -> tuple[Cost, bool]:
             call(root, SPARK / "dbt", "build", **settings)
             call(root, SPARK / "hubspoke", "spark", "release", **settings)
         watch.cost.kept = size(root / "warehouse/spark/tables")
-        watch.cost.outside = outside(root / "logs/dbt.log")
+        watch.cost.outside = outside(root / "logs")
         compared = call(root, SPARK / "hubspoke", "spark", "compare", **settings)
     finally:
         call(root, SPARK / "hubspoke", "spark", "stop")
     return watch.cost, ": 0 differ" in compared
 
 
-def outside(log: Path) -> float:
-    """Find in dbt's log the share of its last run in which no statement of a model, its gate or a test ran."""
-    text = re.sub(r"\x1b\[\d*m", "", log.read_text())
+def outside(folder: Path) -> float:
+    """Find in dbt's logs the share of its last run in which no statement of a model, its gate or a test ran."""
+    logs = sorted(folder.glob("dbt.log*"), key=lambda file: file.stat().st_mtime)  # it begins a new one at 10 MB
+    text = re.sub(r"\x1b\[\d*m", "", "".join(log.read_text() for log in logs))
     text = text[text.rindex("Running with dbt") :]
     moments = [
         datetime.strptime(at, "%H:%M:%S.%f") for at in re.findall(r"^(\d\d:\d\d:\d\d\.\d+) ", text, re.MULTILINE)

@@ -114,6 +114,8 @@ class Quarantine:
 
     def _rows(self, model: str) -> str:
         """Return the relation of a model's rows; of one that a development environment has not built, in its hub."""
+        if self._project.base is None:
+            return f"quarantine.{identifier(model)}"
         is_here = self._hub.execute(
             "select 1 from duckdb_tables() where database_name = current_database() and schema_name = 'quarantine' "
             "and table_name = ?",

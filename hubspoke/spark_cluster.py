@@ -35,6 +35,8 @@ appender.console.name = console
 appender.console.target = SYSTEM_ERR
 appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %d{HH:mm:ss} %p %c{1}: %m%n
+logger.gateway.name = org.apache.spark.api.python.PythonGatewayServer
+logger.gateway.level = error
 """
 """Of Spark's own log, errors alone: a build says a thousand things twice."""
 ICEBERG = "jars/iceberg-spark-runtime-3.5_2.12-*.jar"

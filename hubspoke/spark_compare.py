@@ -145,14 +145,16 @@ def _count(connection: duckdb.DuckDBPyConnection, rows: str) -> int:
 
 
 def _show(found: list[Comparison], console: Console) -> None:
-    console.width = max(console.width, 110)  # where it is no terminal, for the names
+    console.width = max(console.width, 120)  # where it is no terminal, for the names
     different = [one for one in found if not one.is_equal]
     rows = sum(one.rows[0] or 0 for one in found)
     table = Table(title=f"{len(found)} relations, {rows:,} rows: {len(different)} differ")
-    for heading in ("relation", "rows in DuckDB", "on Spark", "only in DuckDB", "only on Spark"):
+    for heading in ("relation", "DuckDB", "Spark", "DuckDB alone", "Spark alone"):
         table.add_column(heading, justify="left" if heading == "relation" else "right", no_wrap=True)
     for one in found:
         counts = ["none" if count is None else f"{count:,}" for count in one.rows]
-        name = f"{one.name} ({one.columns})" if one.columns else one.name
-        table.add_row(name, *counts, *(f"{count:,}" if count else "" for count in one.only))
+        table.add_row(one.name, *counts, *(f"{count:,}" if count else "" for count in one.only))
     console.print(table)
+    for one in found:
+        if one.columns:
+            console.print(f"{one.name}: types in DuckDB and on Spark: {one.columns}", soft_wrap=True)
