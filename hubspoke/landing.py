@@ -6,7 +6,7 @@ holds changes to what came before.
 
 A load that compaction has made (``hubspoke/compaction.py``) stands for all those from one number to another. They
 are no part of the table from the rename on that makes it visible; their folders go later, when nobody reads them any
-more. What the hub's views read is noted in ``pinned.json``.
+more. What the hub's views read is noted in ``pinned.json``, what Spark reads in ``pinned-spark.json``.
 
 A source that is followed by its own log has a file ``<source>/position.json``: how far in the log its tables are.
 Loads that lie further are not there yet. So loads of many tables become visible at once, by the rename of one file.
@@ -310,16 +310,18 @@ class LandingZone:
                     discard_folder(self.root / source / table / load.load_id)
             yield
 
-    def pin(self, loads: Iterable[str]) -> None:
-        """Note which loads are read, each as ``<source>/<table>/<load_id>``: compaction does not remove them."""
-        write_whole(self.root / "pinned.json", json.dumps(sorted(loads), indent=1) + "\n")
+    def pin(self, loads: Iterable[str], reader: str = "") -> None:
+        """Note which loads a reader reads, each as ``<source>/<table>/<load_id>``: compaction does not remove them.
+
+        Args:
+            loads: The loads; they stand for those that the reader noted before.
+            reader: Its name; none is the hub's own.
+        """
+        write_whole(self.root / f"pinned{reader and '-'}{reader}.json", json.dumps(sorted(loads), indent=1) + "\n")
 
     def pinned(self) -> set[str]:
-        """Return the loads that are read."""
-        try:
-            return set(json.loads((self.root / "pinned.json").read_text()))
-        except FileNotFoundError:
-            return set()
+        """Return the loads that somebody reads."""
+        return {load for file in self.root.glob("pinned*.json") for load in json.loads(file.read_text())}
 
     def begin(self, source: str, table: str, sequence: int, suffix: str) -> "Draft":
         """Begin a load, to be filled with Parquet files and committed; hold the source's lock while you do."""

@@ -12,6 +12,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -97,23 +98,38 @@ class SparkHub:
     def land(self, project: Project) -> dict[str, bool]:
         """Show Spark what has landed by now, what is let through the rules, and what is released.
 
-        A load that is the whole table is registered where it lies; what change logs come to is written anew, by DuckDB.
+        A load that is the whole table is registered where it lies. What change logs come to, and a load whose columns
+        are others than its table's by now, is written anew, by DuckDB.
 
         Returns:
             By table, whether it was another before.
         """
         zone = LandingZone(project.landing)
+        sources = Manifest.read_current(project.root).sources.values()
+        # asked once: all tables of a source are from one instant, whatever lands meanwhile
+        reached = {source["source_name"]: zone.reached(source["source_name"]) for source in sources}
+        contents = {
+            (source["source_name"], source["name"]): zone.content(
+                source["source_name"], source["name"], reached[source["source_name"]]
+            )
+            for source in sources
+        }
+        # before their files are named anywhere; those from before may be read by a build that runs
+        before = {row["folder"] for row in self._rows("landing._loads")}
+        now = {"/".join([*name, content.newest.load_id]) for name, content in contents.items() if content}
+        zone.pin(before | now, "spark")
         found: dict[str, bool] = {}
         loads = []
-        for source in Manifest.read_current(project.root).sources.values():
-            content = zone.content(source["source_name"], source["name"])
+        for source in sources:
+            names = source["source_name"], source["name"]
+            content = contents[names]
             if content is None:
                 continue
-            whole = [] if content.newest.columns else zone.files(source["source_name"], source["name"], content.newest)
-            for suffix, sql in table_views(zone, source["source_name"], source["name"], content).items():
+            for suffix, sql in table_views(zone, *names, content).items():
                 relation = f"{source['identifier']}{suffix}"
                 name = f"{source['source_name']}__{relation}"
-                table, found[name] = self._show(name, sql, [f"file://{file}" for file in whole], content.newest.load_id)
+                files = [] if suffix or content.changes else zone.files(*names, content.newest)
+                table, found[name] = self._show(name, sql, files, content.newest.load_id)
                 snapshot = table.current_snapshot()
                 assert snapshot is not None  # noqa: S101 -- its rows have just been put there, or have been before
                 loads.append(
@@ -122,9 +138,10 @@ class SparkHub:
                         "table_name": name,
                         "snapshot_id": snapshot.snapshot_id,
                         "load_id": content.newest.load_id,
+                        "folder": "/".join([*names, content.newest.load_id]),
                     }
                 )
-        self._put("landing._loads", ["name", "table_name", "snapshot_id", "load_id"], loads)
+        self._put("landing._loads", ["name", "table_name", "snapshot_id", "load_id", "folder"], loads)
         current = ReleaseStore(project.release).current()
         released = [
             {"name": name, "file": ReleaseStore(project.release).location.name(file)}
@@ -146,14 +163,15 @@ class SparkHub:
         """Read what Spark was shown of ``seeds/rule_exceptions.csv``."""
         return [list(row.values()) for row in self._rows("quality.exceptions")]
 
-    def names(self, schema: str) -> list[str]:
-        """List the tables of a schema; none if there is no such schema."""
+    def quarantined(self) -> list[str]:
+        """List the models that have a quarantine."""
         from pyiceberg.exceptions import NoSuchNamespaceError
 
         try:
-            return sorted(name for _, name in self.catalog.list_tables(schema))
+            names = sorted(name for _, name in self.catalog.list_tables("quarantine"))
         except NoSuchNamespaceError:
             return []
+        return [name for name in names if not name.startswith("gate_")]  # left by a gate that was killed
 
     def select(self, schema: str, name: str) -> str:
         """Return DuckDB's SQL for the rows that a table has now, read from its files; empty if there is no such table.
@@ -182,6 +200,10 @@ class SparkHub:
         files = ", ".join(f"'{quoted(self._path(task.file.file_path))}'" for task in found)
         return f"select * from read_parquet([{files}])"
 
+    def _filesystem(self, url: str) -> Any:
+        """Return what reads a file; nothing is needed for one of this machine's."""
+        return None if url.startswith("file:") else self.location.filesystem
+
     def _path(self, url: str) -> str:
         """Return what DuckDB calls a file that Spark has named."""
         return re.sub(r"^file:/*", "/", url).replace("s3a://", "s3://")
@@ -197,8 +219,8 @@ class SparkHub:
         rows: list[dict[str, Any]] = table.scan().to_arrow().to_pylist()
         return rows
 
-    def _show(self, name: str, sql: str, files: list[str], load_id: str) -> tuple["Table", bool]:
-        """Make the rows of ``landing.<name>`` those of some files, or of a query where there are none."""
+    def _show(self, name: str, sql: str, landed: list[Path], load_id: str) -> tuple["Table", bool]:
+        """Make the rows of ``landing.<name>`` those of a query: of the files that it reads, if it reads no more."""
         import pyarrow.parquet as parquet
         from pyiceberg.exceptions import NoSuchTableError
 
@@ -214,12 +236,14 @@ class SparkHub:
             connection.execute("set timezone = 'UTC'")
             self.location.let_in(connection)
             columns = columns_of(connection, sql)
-            if not files:
+            listed = ", ".join(f"'{quoted(file)}'" for file in landed)
+            files = [f"file://{file.absolute()}" for file in landed]
+            if not files or columns_of(connection, f"select * from read_parquet([{listed}])") != columns:
                 self.location.make(f"{place}/data")
                 file = f"{place}/data/{uuid.uuid4()}.parquet"
                 connection.execute(f"copy ({sql}) to '{quoted(self.location.name(file))}' (format parquet)")
                 files = [f"{self.location.url}/{file}"]
-        schema = parquet.read_schema(files[0].removeprefix("file://"))
+        schema = parquet.read_schema(self._path(files[0]), filesystem=self._filesystem(files[0]))
         if table is None:
             table = self.catalog.create_table(("landing", name), schema, location=f"{self.location.url}/{place}")
         replace_rows(table, schema, columns, files, load_id=load_id)
@@ -231,4 +255,8 @@ class SparkHub:
 
         schema = pa.schema([(column, pa.int64() if column == "snapshot_id" else pa.string()) for column in columns])
         self.catalog.create_namespace_if_not_exists(name.split(".")[0])
-        self.catalog.create_table_if_not_exists(name, schema).overwrite(pa.Table.from_pylist(rows, schema))
+        table = self.catalog.create_table_if_not_exists(name, schema)
+        before = self._rows(name)
+        if before != rows:
+            content = pa.Table.from_pylist(rows, schema)
+            table.overwrite(content) if before else table.append(content)

@@ -67,8 +67,7 @@ def compare(project: Project, console: Console) -> bool:
                 for node in track(nodes, "comparing", console=console, disable=not console.is_terminal)
             ]
             found += [
-                _compare(connection, "quarantine", name, hub.select("quarantine", name))
-                for name in hub.names("quarantine")
+                _compare(connection, "quarantine", name, hub.select("quarantine", name)) for name in hub.quarantined()
             ]
     finally:
         copies.remove()

@@ -87,7 +87,7 @@ def show(connection: duckdb.DuckDBPyConnection, hub: SparkHub, manifest: Manifes
         if node["resource_type"] in {"model", "seed"} and node["config"]["materialized"] in {"table", "seed"}
     ]
     connection.execute("begin")
-    for schema, name in [*kept, *(("quarantine", name) for name in hub.names("quarantine"))]:
+    for schema, name in [*kept, *(("quarantine", name) for name in hub.quarantined())]:
         rows = hub.select(schema, name)
         if rows:
             connection.execute(f"create schema if not exists {identifier(schema)}")

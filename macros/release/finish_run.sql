@@ -15,7 +15,7 @@
     {%- endfor -%}
     {%- do _write_note('ended', {
         'state': _state(), 'results': found, 'measurements': _notes().measurements, 'ledger': _notes().ledger,
-        'variables': invocation_args_dict.get('vars', {}), 'is_whole': flags.WHICH in ['build', 'run', 'test']
+        'variables': invocation_args_dict.get('vars', {})
     }) -%}
     {%- do log('To release what this run has made: hubspoke spark release', info=true) -%}
 {% endmacro %}

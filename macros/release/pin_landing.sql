@@ -39,9 +39,9 @@
     {%- set read_now, read_by_others = _sources_read_now() -%}
     {%- set registered, missing, loads = {}, [], {} -%}
     {%- do run_statement('create schema if not exists landing') -%}
-    {%- for row in run_query('select * from landing._loads').rows if adapter.get_relation(none, 'landing', '_loads') -%}
-        {%- do registered.update({row['name']: row}) -%}
-    {%- endfor -%}
+    {%- if adapter.get_relation(none, 'landing', '_loads') -%}
+        {%- for row in run_query('select * from landing._loads').rows -%}{%- do registered.update({row['name']: row}) -%}{%- endfor -%}
+    {%- endif -%}
     {%- for source in graph.sources.values() if source.unique_id in read_now -%}
         {%- set landed = registered.get(source.schema ~ '.' ~ source.identifier) -%}
         {%- if landed -%}
