@@ -23,7 +23,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -184,7 +183,8 @@ def build_with_spark(root: Path) -> tuple[Cost, bool]:
         settings = dict(line.removeprefix("export ").split("=", 1) for line in lines)
         state = json.loads((root / "warehouse/spark/cluster.json").read_text())
         cluster = [process["pid"] for process in state["processes"].values()]
-        watch = Watch(root / "warehouse/spark/work", [os.getpid(), *cluster])
+        catalog = int((root / "warehouse/spark/postgres/data/postmaster.pid").read_text().split()[0])
+        watch = Watch(root / "warehouse/spark/scratch", [os.getpid(), *cluster, catalog])
         with watch.watching():
             call(root, SPARK / "hubspoke", "spark", "land", **settings)
             call(root, SPARK / "dbt", "build", **settings)
@@ -202,26 +202,23 @@ def outside(folder: Path) -> float:
     logs = sorted(folder.glob("dbt.log*"), key=lambda file: file.stat().st_mtime)  # it begins a new one at 10 MB
     text = re.sub(r"\x1b\[\d*m", "", "".join(log.read_text() for log in logs))
     text = text[text.rindex("Running with dbt") :]
-    moments = [
-        datetime.strptime(at, "%H:%M:%S.%f") for at in re.findall(r"^(\d\d:\d\d:\d\d\.\d+) ", text, re.MULTILINE)
-    ]
-    began: dict[str, datetime] = {}
+    line = r"^(\d\d):(\d\d):(\d\d\.\d+) \[\w+ *\] \[([^\]]+)\]: (?:On ([\w.]+): /\*|(SQL status))?"
+    began: dict[str, float] = {}
     spans = []
-    for at, thread, node, ended in re.findall(
-        r"^(\d\d:\d\d:\d\d\.\d+) \[debug\] \[(Thread-\d+)[^\]]*\]: (?:On ([\w.]+): /\*|(SQL status))",
-        text,
-        re.MULTILINE,
-    ):
-        moment = datetime.strptime(at, "%H:%M:%S.%f")
-        if node:
-            began[thread] = moment
+    first = last = 0.0
+    for hours, minutes, seconds, thread, node, ended in re.findall(line, text, re.MULTILINE):
+        moment = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        first = first or moment
+        last = moment if moment >= first else moment + 86_400  # over midnight
+        if thread.startswith("Thread") and node:
+            began[thread] = last
         elif ended and thread in began:
-            spans.append((began.pop(thread), moment))
-    busy, reached = 0.0, moments[0]
+            spans.append((began.pop(thread), last))
+    busy, reached = 0.0, first
     for start, end in sorted(spans):
-        busy += max((end - max(start, reached)).total_seconds(), 0.0)
+        busy += max(end - max(start, reached), 0.0)
         reached = max(reached, end)
-    return 1 - busy / (moments[-1] - moments[0]).total_seconds()
+    return 1 - busy / (last - first)
 
 
 def row_of(name: str, times: int, rows: int, cost: Cost, note: str = "") -> list[str]:

@@ -371,7 +371,7 @@ def plan(form: str | None, is_diff: bool, strict: bool) -> None:
     from hubspoke.plan_report import report
     from hubspoke.trial import diff, refuse_in_environment
 
-    project = Project.find()
+    project = _duckdb_project()
     if is_diff:
         refuse_in_environment(project)
     made = make(project)
@@ -451,7 +451,7 @@ def build(select: tuple[str, ...], full: bool) -> None:
     """
     from hubspoke.build import build as run_build
 
-    if not run_build(Project.find(), select, full, Console()):
+    if not run_build(_duckdb_project(), select, full, Console()):
         sys.exit(1)
 
 
@@ -468,6 +468,7 @@ def run(every: float, no_ingest: bool) -> None:
     from hubspoke.schedule import due
     from hubspoke.sources import read_sources
 
+    _duckdb_project()
     project = _hub_project()
 
     def land() -> list[str]:
@@ -530,7 +531,7 @@ def replay(since: datetime | None, steps: int, keep: bool) -> None:
     """
     from hubspoke.replay import replay as run
 
-    compared = run(Project.find(), since.replace(tzinfo=UTC) if since else None, steps, keep, click.echo)
+    compared = run(_duckdb_project(), since.replace(tzinfo=UTC) if since else None, steps, keep, click.echo)
     differing = [one for one in compared if not one.is_same]
     for one in differing:
         click.echo(f"differs    {one.name}: {one.rows:,} rows in the hub, {one.rows_replayed:,} in the replay")
@@ -1009,6 +1010,15 @@ def diff(before: int, after: int, relation: str, key: str) -> None:
 
     keys = tuple(column.strip() for column in key.split(",") if column.strip())
     _print(changes(_store(), before, after, relation, keys))
+
+
+def _duckdb_project() -> Project:
+    """Find the project for a command that builds with DuckDB."""
+    if os.environ.get("DBT_TARGET") == "spark":
+        raise HubspokeError(
+            "this builds with DuckDB, and DBT_TARGET is spark. There: dbt build. Here: unset DBT_TARGET"
+        )
+    return Project.find()
 
 
 def _hub_project() -> Project:

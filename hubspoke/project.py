@@ -78,9 +78,14 @@ class Project:
     def hub(self) -> Path:
         """DuckDB file that dbt builds into; one process at a time has it open.
 
-        With the target ``spark``, what stands for the hub on this side (``hubspoke.spark_release``).
+        With the target ``spark``, what stands for the hub on this side.
         """
-        return self.warehouse / ("spark.duckdb" if os.environ.get("DBT_TARGET") == "spark" else "hub.duckdb")
+        return self.spark_hub if os.environ.get("DBT_TARGET") == "spark" else self.warehouse / "hub.duckdb"
+
+    @property
+    def spark_hub(self) -> Path:
+        """DuckDB file that stands for a hub on Spark: what its runs have noted, and views over its tables' files."""
+        return self.warehouse / "spark.duckdb"
 
     @property
     def landing(self) -> Path:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -22,7 +23,7 @@ from hubspoke.errors import HubspokeError
 from hubspoke.iceberg import replace_rows
 from hubspoke.landing import LandingZone
 from hubspoke.location import Location
-from hubspoke.manifest import Manifest
+from hubspoke.manifest import Manifest, Node
 from hubspoke.project import Project
 from hubspoke.release import ReleaseStore
 from hubspoke.sql import columns_of, identifier, quoted
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
+RUNS_PINNED = 10
+"""Notes of so many last runs are looked at for loads that may still be read."""
 CATALOG = "hub"
 """Name of the catalog, in Spark and among its own tables."""
 
@@ -83,10 +86,10 @@ class SparkHub:
         if not database:
             raise HubspokeError(f"HUBSPOKE_SPARK_CATALOG must be jdbc:postgresql://…, not {given['CATALOG']}")
         place = given["WAREHOUSE"].rstrip("/")
-        url = place if "://" in place else f"file://{os.path.abspath(place)}"  # noqa: PTH100 -- is not looked at
-        return cls(
-            f"postgresql+psycopg://{given['CATALOG_USER']}@{database[1]}", Location(url.replace("s3a://", "s3://"))
-        )
+        if not re.match(r"file://|/", place):
+            raise HubspokeError(f"HUBSPOKE_SPARK_WAREHOUSE must be a folder, as file:///mnt/warehouse, not {place}")
+        url = place if place.startswith("file://") else f"file://{place}"
+        return cls(f"postgresql+psycopg://{given['CATALOG_USER']}@{database[1]}", Location(url))
 
     @cached_property
     def catalog(self) -> "Catalog":
@@ -115,7 +118,7 @@ class SparkHub:
             for source in sources
         }
         # before their files are named anywhere; those from before may be read by a build that runs
-        before = {row["folder"] for row in self._rows("landing._loads")}
+        before = {row["folder"] for row in self._rows("landing._loads")} | self._being_read(sources)
         now = {"/".join([*name, content.newest.load_id]) for name, content in contents.items() if content}
         zone.pin(before | now, "spark")
         found: dict[str, bool] = {}
@@ -144,7 +147,7 @@ class SparkHub:
         self._put("landing._loads", ["name", "table_name", "snapshot_id", "load_id", "folder"], loads)
         current = ReleaseStore(project.release).current()
         released = [
-            {"name": name, "file": ReleaseStore(project.release).location.name(file)}
+            {"name": name, "file": f"{ReleaseStore(project.release).location.url}/{file}"}
             for name, relation in (current.relations if current else {}).items()
             for file in relation.files
         ]
@@ -154,14 +157,21 @@ class SparkHub:
         self._put("quality.exceptions", columns, lines)
         return found
 
+    def _being_read(self, sources: Iterable[Node]) -> set[str]:
+        """Return the loads that the last builds read: one may still run, and views show what it has read."""
+        names = {source["unique_id"]: (source["source_name"], source["name"]) for source in sources}
+        began = [note.content["loads"] for note in self.notes()[-RUNS_PINNED:] if note.kind == "began"]
+        return {
+            "/".join([*names[node_id], load_id])
+            for loads in began
+            for node_id, load_id in loads.items()
+            if node_id in names
+        }
+
     def notes(self) -> list["Note"]:
         """Read what dbt's runs have written down, oldest first."""
         rows = sorted(self._rows("runs.notes"), key=lambda row: row["noted_at"])
         return [Note(row["run_id"], row["kind"], row["noted_at"], json.loads(row["content"])) for row in rows]
-
-    def exceptions(self) -> list[list[str]]:
-        """Read what Spark was shown of ``seeds/rule_exceptions.csv``."""
-        return [list(row.values()) for row in self._rows("quality.exceptions")]
 
     def quarantined(self) -> list[str]:
         """List the models that have a quarantine."""
@@ -192,21 +202,18 @@ class SparkHub:
                 "tblproperties ('write.delete.mode' = 'copy-on-write'); then build it again"
             )
         if not found:
-            # Iceberg's names of types are DuckDB's, too
+            empty = duckdb.from_arrow(table.scan().to_arrow())
             nothing = ", ".join(
-                f"cast(null as {field.field_type}) as {identifier(field.name)}" for field in table.schema().fields
+                f"cast(null as {kind}) as {identifier(column)}"
+                for column, kind in zip(empty.columns, empty.types, strict=True)
             )
             return f"select {nothing} where false"
         files = ", ".join(f"'{quoted(self._path(task.file.file_path))}'" for task in found)
         return f"select * from read_parquet([{files}])"
 
-    def _filesystem(self, url: str) -> Any:
-        """Return what reads a file; nothing is needed for one of this machine's."""
-        return None if url.startswith("file:") else self.location.filesystem
-
     def _path(self, url: str) -> str:
         """Return what DuckDB calls a file that Spark has named."""
-        return re.sub(r"^file:/*", "/", url).replace("s3a://", "s3://")
+        return re.sub(r"^file:/*", "/", url)
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
         """Read a small table; none if it is not there."""
@@ -243,10 +250,11 @@ class SparkHub:
                 file = f"{place}/data/{uuid.uuid4()}.parquet"
                 connection.execute(f"copy ({sql}) to '{quoted(self.location.name(file))}' (format parquet)")
                 files = [f"{self.location.url}/{file}"]
-        schema = parquet.read_schema(self._path(files[0]), filesystem=self._filesystem(files[0]))
+        schema = parquet.read_schema(self._path(files[0]))
         if table is None:
             table = self.catalog.create_table(("landing", name), schema, location=f"{self.location.url}/{place}")
-        replace_rows(table, schema, columns, files, load_id=load_id)
+        # whoever expires its snapshots must not remove the landing zone's own files
+        replace_rows(table, schema, columns, files, **{"load_id": load_id, "gc.enabled": "false"})
         return table, True
 
     def _put(self, name: str, columns: list[str], rows: list[dict[str, Any]]) -> None:

@@ -7,6 +7,7 @@ Its folder::
     <warehouse>/spark/conf/          how much of its log a driver shows
     <warehouse>/spark/pgpass         the catalog's password, as PostgreSQL's clients read it
     <warehouse>/spark/postgres/      the catalog's server
+    <warehouse>/spark/scratch/       what does not fit into the workers' memory
     <warehouse>/spark/tables/        the tables that Spark makes; these and the catalog outlive the processes
 """
 
@@ -27,6 +28,8 @@ from hubspoke.project import Project
 
 HOST = "127.0.0.1"
 WORKERS = 2
+STARTED = {True: "Starting Spark master", False: "Successfully registered with master"}
+"""What the master says once it listens, and a worker once it has been found."""
 QUIET = """\
 rootLogger.level = error
 rootLogger.appenderRef.stderr.ref = console
@@ -119,21 +122,18 @@ class LocalCluster:
         cores = cores or max((os.cpu_count() or 1) // WORKERS, 1)
         port = free_port()
         master = f"spark://{HOST}:{port}"
+        listening = ["--host", HOST, "--webui-port", "0"]
+        commands = {"master": ["master.Master", *listening, "--port", str(port)]}
+        for number in range(1, WORKERS + 1):
+            asked = ["--cores", str(cores), "--memory", memory, "--work-dir", str(self.folder / "work" / str(number))]
+            commands[f"worker-{number}"] = ["worker.Worker", *listening, *asked, master]
         processes = {}
-        try:
-            listening = ["--host", HOST, "--webui-port", "0"]
-            processes["master"] = self._launch(home, "master", ["master.Master", *listening, "--port", str(port)])
-            self._await("master", processes["master"], "Starting Spark master")
-            for number in range(1, WORKERS + 1):
-                name, folder = f"worker-{number}", str(self.folder / "work" / str(number))
-                asked = ["--cores", str(cores), "--memory", memory, "--work-dir", folder, master]
-                processes[name] = self._launch(home, name, ["worker.Worker", *listening, *asked])
-            for number in range(1, WORKERS + 1):
-                self._await(f"worker-{number}", processes[f"worker-{number}"], "Successfully registered with master")
-        finally:
-            write_whole(
-                self.folder / "cluster.json", Cluster(master=master, processes=processes).model_dump_json() + "\n"
-            )
+        for name, arguments in commands.items():
+            processes[name] = self._launch(home, name, arguments)
+            # noted at once: whatever happens now, there is somebody to stop
+            state = Cluster(master=master, processes=processes)
+            write_whole(self.folder / "cluster.json", state.model_dump_json() + "\n")
+            self._await(name, processes[name], STARTED[name == "master"])
         return self.settings()
 
     def settings(self) -> dict[str, str]:
@@ -162,7 +162,7 @@ class LocalCluster:
             "HUBSPOKE_SPARK_PARTITIONS": "8",
             "HUBSPOKE_SPARK_CATALOG": f"jdbc:postgresql://{catalog['host']}:{catalog['port']}/{catalog['dbname']}",
             "HUBSPOKE_SPARK_CATALOG_USER": catalog["user"],
-            "HUBSPOKE_SPARK_WAREHOUSE": str(self.folder / "tables"),
+            "HUBSPOKE_SPARK_WAREHOUSE": f"file://{(self.folder / 'tables').absolute()}",
         }
 
     def stop(self) -> bool:
@@ -188,11 +188,16 @@ class LocalCluster:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                # the system's Java options, if there are any, are not for servers of ours
-                env={**os.environ, "SPARK_HOME": str(home), "SPARK_LOCAL_IP": HOST, "SPARK_DAEMON_MEMORY": "256m"},
+                env=self._environment(home),
                 start_new_session=True,
             )
         return Process.of(started.pid)
+
+    def _environment(self, home: Path) -> dict[str, str]:
+        """Return the variables of a process of the cluster: none of those that are for its drivers."""
+        inherited = {name: value for name, value in os.environ.items() if name != "SPARK_CONF_DIR"}
+        own = {"SPARK_HOME": str(home), "SPARK_LOCAL_IP": HOST, "SPARK_DAEMON_MEMORY": "256m"}
+        return inherited | own | {"SPARK_LOCAL_DIRS": str(self.folder / "scratch")}
 
     def _await(self, name: str, process: Process, words: str, seconds: float = 60) -> None:
         log = self.folder / "log" / name

@@ -66,8 +66,9 @@ def compare(project: Project, console: Console) -> bool:
                 _compare(connection, node["schema"], node["alias"], copies.select(node))
                 for node in track(nodes, "comparing", console=console, disable=not console.is_terminal)
             ]
+            held_back = {*hub.quarantined(), *_quarantined(connection)} & {node["alias"] for node in nodes}
             found += [
-                _compare(connection, "quarantine", name, hub.select("quarantine", name)) for name in hub.quarantined()
+                _compare(connection, "quarantine", name, hub.select("quarantine", name)) for name in sorted(held_back)
             ]
     finally:
         copies.remove()
@@ -136,6 +137,11 @@ def _compare(connection: duckdb.DuckDBPyConnection, schema: str, name: str, on_s
             _count(connection, f"({other}) except all ({one})"),
         )
     return Comparison(full, (sums[0][0], sums[1][0]), only, "; ".join(faults))
+
+
+def _quarantined(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    rows = connection.execute("select table_name from duckdb_tables() where schema_name = 'quarantine'").fetchall()
+    return [name for (name,) in rows]
 
 
 def _count(connection: duckdb.DuckDBPyConnection, rows: str) -> int:

@@ -45,19 +45,27 @@ def release(project: Project, hub: SparkHub) -> str:
             f"{target_folder(project.root)}/manifest.json is not of the run that has built last, {last.run_id}. "
             "Release where dbt ran, or run dbt build --target spark here."
         )
-    given = last.content["variables"]
+    if last.content["state"] == "sample":
+        return "Not released: a run on a sample, or on no rows, is to try things out."
     exceptions = project.rule_exceptions()
-    if hub.exceptions() != exceptions:
+    if last.content["exceptions"] != exceptions:
         raise HubspokeError(
             f"{project.exceptions_file} is not what the build let through. Run: hubspoke spark land, and then "
             "dbt build --target spark"
         )
+    settings = project.root / "dbt_project.yml"
+    if settings.stat().st_mtime > notes[-2].noted_at.timestamp():
+        raise HubspokeError(f"{settings} has been changed since the build began. Run: dbt build --target spark")
+    given = last.content["variables"]
     expected = fingerprints(manifest, project.variables(), exceptions)
     ran = fingerprints(manifest, project.variables() | given, exceptions) if given else expected
-    with duckdb.connect(project.hub) as connection:
+    with duckdb.connect(project.spark_hub) as connection:
         hub.location.let_in(connection)
         take_in(connection, manifest, notes)
         show(connection, hub, manifest)
+        # from here on, what is released are these files, whatever is built
+        if [(note.run_id, note.kind) for note in hub.notes()] != [(note.run_id, note.kind) for note in notes]:
+            raise HubspokeError("a build has begun meanwhile. When it has ended: hubspoke spark release")
         return release_hub(project, connection, manifest, last.run_id, expected, ran)
 
 
@@ -67,14 +75,15 @@ def take_in(connection: duckdb.DuckDBPyConnection, manifest: Manifest, notes: li
         connection.execute(statement)
     connection.execute("create table if not exists runs.taken_in (run_id varchar, kind varchar)")
     known = set(connection.execute("select run_id, kind from runs.taken_in").fetchall())
-    for note in notes:
+    for place, note in enumerate(notes):
         if (note.run_id, note.kind) in known:
             continue
         connection.execute("begin")
         if note.kind == "began":
             _begin(connection, note)
         else:
-            _end(connection, note)
+            # what two runs have built at the same time is nobody's
+            _end(connection, note, note.content["state"] if notes[place - 1].run_id == note.run_id else "unfinished")
         connection.execute(f"insert into runs.taken_in values ({literal(note.run_id)}, {literal(note.kind)})")
         connection.execute("commit")
 
@@ -118,17 +127,18 @@ def _begin(connection: duckdb.DuckDBPyConnection, note: Note) -> None:
             _insert_build(connection, note, node_id, "unfinished")
 
 
-def _end(connection: duckdb.DuckDBPyConnection, note: Note) -> None:
+def _end(connection: duckdb.DuckDBPyConnection, note: Note, state: str) -> None:
     """Note what a run has built and tested; what it has skipped is as it was."""
     content, results = note.content, note.content["results"]
-    skipped = [result["node_id"] for result in results if result["status"] == "skipped"]
+    # what dbt calls skipped because another failed (--fail-fast) may have been half-way
+    skipped = [result["node_id"] for result in results if result["status"] == "skipped" and not result["was_stopped"]]
     connection.execute(
         f"delete from runs.builds where run_id = {literal(note.run_id)} and state = 'unfinished' "
         f"and node_id in (select unnest({texts(skipped)}))"
     )
     for result in results:
         if result["status"] == "success" and re.match(r"(model|seed)\.", result["node_id"]):
-            _insert_build(connection, note, result["node_id"], content["state"], None, result["compiled_sql"] or "")
+            _insert_build(connection, note, result["node_id"], state, None, result["compiled_sql"] or "")
     measured = {}
     for model in {line["model"] for line in content["measurements"]}:
         connection.execute(f"delete from quality.measurements where model = {literal(model)}")

@@ -17,8 +17,9 @@
 
 {#- Spark knows of the release what `hubspoke spark land` has last shown it. -#}
 {% macro spark___released_rows(name) %}
+    {%- set parts = [] -%}
     {%- for row in run_query('select file from landing._released where name = ' ~ _text(name)).rows -%}
-        {{ return('select * from parquet.`' ~ row[0] ~ '`') }}
+        {%- do parts.append('select * from parquet.`' ~ row[0] ~ '`') -%}
     {%- endfor -%}
-    {{ return('') }}
+    {{ return(parts | join(' union all ')) }}
 {% endmacro %}

@@ -33,7 +33,7 @@
 {#- On Spark that is what this run remembers, or else what the run has noted that built the model last. -#}
 {% macro spark___rows_held_back(node_id) %}
     {%- if not execute or node_id in selected_resources -%}{{ return(_held_back_in(_notes().ledger, node_id)) }}{%- endif -%}
-    {%- for row in run_query("select content from runs.notes where kind = 'ended' order by noted_at desc").rows -%}
+    {%- for row in run_query("select content from runs.notes where kind = 'ended' order by noted_at desc limit 30").rows -%}
         {%- set note = fromjson(row[0]) -%}
         {%- if note.results | selectattr('node_id', 'equalto', node_id) | selectattr('status', 'equalto', 'success') | list -%}
             {{ return(_held_back_in(note.ledger, node_id)) }}

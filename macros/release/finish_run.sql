@@ -9,12 +9,13 @@
     {%- for result in results -%}
         {%- do found.append({
             'node_id': result.node.unique_id, 'status': result.status | string, 'failures': result.failures, 'seconds': result.execution_time,
+            'was_stopped': 'fail_fast' in (result.message or ''),
             'rule': _about_rule(result.node) if result.node.resource_type == 'test' else none,
             'compiled_sql': (result.node.compiled_code or none) if result.node.resource_type != 'test' or _has_counted(result.node) else none
         }) -%}
     {%- endfor -%}
     {%- do _write_note('ended', {
-        'state': _state(), 'results': found, 'measurements': _notes().measurements, 'ledger': _notes().ledger,
+        'state': _state(), 'exceptions': _notes().exceptions, 'results': found, 'measurements': _notes().measurements, 'ledger': _notes().ledger,
         'variables': invocation_args_dict.get('vars', {})
     }) -%}
     {%- do log('To release what this run has made: hubspoke spark release', info=true) -%}

@@ -57,7 +57,8 @@
     {%- endfor -%}
     {%- if missing -%}
         {%- do exceptions.raise_compiler_error(
-            'Spark sees nothing yet of ' ~ missing | join(', ') ~ '. Land it and show it: hubspoke ingest && hubspoke spark land'
+            'Spark sees nothing yet of ' ~ missing | join(', ') ~ '. Land it and show it: hubspoke ingest && hubspoke spark land. '
+            ~ 'A source that is read where it is has to be pinned for that (pin: true).'
         ) -%}
     {%- endif -%}
     {%- do _write_note('began', {'loads': loads, 'selected': selected_resources}) -%}

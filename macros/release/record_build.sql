@@ -28,9 +28,10 @@
 {% endmacro %}
 
 {#- What the gates of this run have found, on an engine whose every insert is a commit of half a second: kept in memory until the run
-    ends. {failures: {test: rows}, measurements: [{…}], ledger: [{…}]} -#}
+    ends, with the rows that were let through rules when it began.
+    {exceptions: [[model, rule, condition, reason, day]], failures: {test: rows}, measurements: [{…}], ledger: [{…}]} -#}
 {% macro _notes() %}
-    {{ return(graph.setdefault('hubspoke_notes', {'failures': {}, 'measurements': [], 'ledger': []})) }}
+    {{ return(graph.setdefault('hubspoke_notes', {'exceptions': [], 'failures': {}, 'measurements': [], 'ledger': []})) }}
 {% endmacro %}
 
 {% macro _write_note(kind, content) %}
