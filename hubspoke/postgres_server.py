@@ -111,6 +111,7 @@ class LocalServer:
         if self.is_running():
             raise HubspokeError(f"it runs already, at port {self.port}. To stop it: hubspoke serve postgres --stop")
         programs = binaries()
+        self._end_half_started()
         before = self.port if self.note.is_file() else None
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.data / "PG_VERSION").is_file():
@@ -144,6 +145,23 @@ class LocalServer:
                 raise HubspokeError(f"PostgreSQL does not stop; see {self.log}")
             time.sleep(0.05)
         return True
+
+    def _end_half_started(self, seconds: float = 60) -> None:
+        """Stop a server that nobody knows the port of: whoever started it was killed before it answered."""
+        pid = self._pid()
+        deadline = time.monotonic() + seconds
+        while pid is not None and self._is_ours(pid):
+            if time.monotonic() > deadline:
+                raise HubspokeError(f"PostgreSQL (process {pid}) neither answers nor stops; see {self.log}")
+            os.kill(pid, signal.SIGINT)  # while it starts it may not have heard the one before
+            time.sleep(0.2)
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether a process is a server over this folder, and not another that has come to have its number."""
+        try:
+            return str(self.data.resolve()) in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        except OSError:
+            return False
 
     def _pid(self) -> int | None:
         try:

@@ -711,6 +711,16 @@ def test_without_binaries_one_instruction_is_given(tmp_path: Path, monkeypatch: 
         LocalServer(Project(tmp_path, tmp_path)).start()
 
 
+def test_a_server_whose_starter_was_killed_before_it_answered_is_started_anew() -> None:
+    with private_postgres() as server:
+        [pid, *_] = (server.data / "postmaster.pid").read_text().split()
+        server.note.unlink()  # written once it answers
+        assert not server.is_running()
+        server.start()
+        assert server.is_running()
+        assert (server.data / "postmaster.pid").read_text().split()[0] != pid
+
+
 PROBE = """
 import java.sql.*;
 import java.util.*;
