@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -51,10 +50,10 @@ class OnSpark:
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                command = (folder / "cmdline").read_text()
+                command, where = (folder / "cmdline").read_text(), (folder / "cwd").resolve()
             except OSError:
                 continue
-            if name in command and self.settings["HUBSPOKE_SPARK_MASTER"].rpartition(":")[2] in command:
+            if name in command and where.is_relative_to(self.sandbox.root.resolve()):
                 found.append(int(folder.name))
         return found
 
@@ -197,8 +196,7 @@ def test_the_running_example_is_equal_though_an_executor_and_a_worker_are_killed
     def kill() -> None:
         for seconds, kind in ((60, "CoarseGrainedExecutorBackend"), (60, "deploy.worker.Worker")):
             time.sleep(seconds)
-            victim = on_spark.processes(kind)[0]
-            os.kill(victim, signal.SIGKILL)
+            os.kill(on_spark.processes(kind)[0], signal.SIGKILL)
             killed.append(kind)
 
     killer = threading.Thread(target=kill)
@@ -210,4 +208,3 @@ def test_the_running_example_is_equal_though_an_executor_and_a_worker_are_killed
     assert len(killed) == 2
     assert "is still current: no relation changed" in on_spark.run("hubspoke", "spark", "release").stdout
     assert ": 0 differ" in on_spark.run("hubspoke", "spark", "compare").stdout
-    shutil.rmtree(on_spark.sandbox.root / "warehouse/landing")
