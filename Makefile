@@ -99,7 +99,7 @@ spark: build .spark/.ready ## Build the project on Apache Spark as well, release
 		.spark/bin/hubspoke spark compare
 
 test-spark: install .spark/.ready ## Run the tests that need a cluster: the whole example there, with parts of it killed (half an hour).
-	@$(BIN)/pytest -m spark
+	@$(BIN)/pytest -m spark -o faulthandler_timeout=3600
 
 superset: install .venv/.servers ## Let Apache Superset read a spoke, and draw it (an environment of 1 GB, in .superset/).
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || \
