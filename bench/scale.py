@@ -10,6 +10,7 @@ spilled and kept.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -113,11 +114,10 @@ class Watch:
 def size(folder: Path) -> int:
     """Count the bytes below a folder."""
     total = 0
-    for file in folder.rglob("*"):
-        try:
-            total += file.stat().st_size if file.is_file() else 0
-        except OSError:
-            continue
+    for place, _, names in os.walk(folder):  # what goes while it is counted is passed over
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += (Path(place) / name).stat().st_size
     return total
 
 
