@@ -80,7 +80,12 @@ class Project:
 
         With the target ``spark``, what stands for the hub on this side.
         """
-        return self.spark_hub if os.environ.get("DBT_TARGET") == "spark" else self.warehouse / "hub.duckdb"
+        return self.spark_hub if os.environ.get("DBT_TARGET") == "spark" else self.duckdb_hub
+
+    @property
+    def duckdb_hub(self) -> Path:
+        """DuckDB file of a hub that DuckDB builds."""
+        return self.warehouse / "hub.duckdb"
 
     @property
     def spark_hub(self) -> Path:

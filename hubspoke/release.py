@@ -34,7 +34,7 @@ from hubspoke.manifest import Manifest, Node, given_to_dbt, spoke_of
 from hubspoke.orders import orders
 from hubspoke.project import Project
 from hubspoke.readiness import Obstacle, obstacles
-from hubspoke.sql import columns_of, literal, quoted, texts
+from hubspoke.sql import columns_of, literal, quoted, rows_and_checksum, texts
 from hubspoke.versions import Build, Result, held, judged
 
 SAID = (
@@ -619,7 +619,5 @@ def measure(hub: duckdb.DuckDBPyConnection, node: Node) -> Relation:
     described = {name: column["description"] for name, column in node["columns"].items()}
     promised = [_columns(hub, node), node["description"], described]
     contract = hashlib.sha256(json.dumps(promised).encode()).hexdigest()
-    row: Any = hub.execute(
-        f"select count(*), coalesce(sum(hash(_whole_row)::hugeint), 0) from {node['relation_name']} as _whole_row"
-    ).fetchone()
-    return Relation(spoke=spoke_of(node), rows=row[0], checksum=str(row[1]), contract=contract)
+    rows, checksum = rows_and_checksum(hub, node["relation_name"])
+    return Relation(spoke=spoke_of(node), rows=rows, checksum=checksum, contract=contract)

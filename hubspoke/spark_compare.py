@@ -1,6 +1,8 @@
 """Whether Spark has built the same as DuckDB: every relation of both hubs, row by row."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import duckdb
 from rich.console import Console
@@ -12,7 +14,7 @@ from hubspoke.manifest import Manifest, Node
 from hubspoke.profile import rendered_target
 from hubspoke.project import Project
 from hubspoke.spark import SparkHub
-from hubspoke.sql import columns_of, identifier, quoted
+from hubspoke.sql import columns_of, identifier, quoted, rows_and_checksum
 
 KINDS = {"model", "seed"}
 OF_THE_RUN = ("_run_id", "_quarantined_at")
@@ -50,14 +52,13 @@ def compare(project: Project, console: Console) -> bool:
     Raises:
         HubspokeError: One of them has not been built.
     """
-    built = project.warehouse / "hub.duckdb"
+    built = project.duckdb_hub
     if not built.is_file():
         raise HubspokeError(f"{built} is missing: DuckDB has built nothing to compare with. Run: hubspoke build")
     hub = SparkHub.find()
     built_here = [node for node in Manifest.read(project.root).nodes.values() if node["resource_type"] in KINDS]
     nodes = sorted(built_here, key=lambda node: (node["schema"], node["alias"]))
     copies = _Copies(project, hub)
-    console.print("reading Spark's views", style="dim") if console.is_terminal else None
     try:
         with duckdb.connect(built, read_only=True) as connection:
             connection.execute("set timezone = 'UTC'")
@@ -83,9 +84,9 @@ class _Copies:
         self.project, self.hub = project, hub
         self.folder = "compared"
 
-    def select(self, node: Node) -> str:
-        if node["config"]["materialized"] != "view":
-            return self.hub.select(node["schema"], node["alias"])
+    @cached_property
+    def _session(self) -> Any:
+        """Spark's session, as the profile has it; begun when the first view is read."""
         target = rendered_target(self.project, "spark")
         if target is None:
             raise HubspokeError("profiles.yml has no target spark that can be read")
@@ -96,9 +97,14 @@ class _Copies:
             builder = builder.config(name, value)
         session = builder.getOrCreate()
         session.sparkContext.setLogLevel("ERROR")
+        return session
+
+    def select(self, node: Node) -> str:
+        if node["config"]["materialized"] != "view":
+            return self.hub.select(node["schema"], node["alias"])
         place = f"{self.folder}/{node['schema']}/{node['alias']}"
         url = self.hub.location.name(place)
-        session.table(f"{node['schema']}.{node['alias']}").write.mode("overwrite").parquet(url)
+        self._session.table(f"{node['schema']}.{node['alias']}").write.mode("overwrite").parquet(url)
         return f"select * from read_parquet('{quoted(url)}/*.parquet')"
 
     def remove(self) -> None:
@@ -125,11 +131,7 @@ def _compare(connection: duckdb.DuckDBPyConnection, schema: str, name: str, on_s
     one, other = f"select {listed} from {here}", f"select {listed} from ({on_spark})"
     if set(kept) - set(there):
         return Comparison(full, (_count(connection, one), _count(connection, on_spark)), (0, 0), "; ".join(faults))
-    sums = [
-        connection.execute(f"select count(*), sum(hash(_row)::hugeint) from ({rows}) as _row").fetchone()
-        for rows in (one, other)
-    ]
-    assert sums[0] and sums[1]  # noqa: S101 -- each is one row
+    sums = [rows_and_checksum(connection, f"({rows})") for rows in (one, other)]
     only = (0, 0)
     if sums[0] != sums[1]:
         only = (

@@ -34,3 +34,11 @@ def texts(values: Iterable[str | None]) -> str:
 def columns_of(connection: duckdb.DuckDBPyConnection, query: str) -> dict[str, str]:
     """Return the columns of a query or relation in order, and DuckDB's names of their types, without running it."""
     return {str(row[0]): str(row[1]) for row in connection.execute(f"describe {query}").fetchall()}
+
+
+def rows_and_checksum(connection: duckdb.DuckDBPyConnection, relation: str) -> tuple[int, str]:
+    """Count a relation's rows, and add up DuckDB's hashes of them: equal for equal rows in any order."""
+    [[rows, checksum]] = connection.execute(
+        f"select count(*), coalesce(sum(hash(_whole_row)::hugeint), 0) from {relation} as _whole_row"
+    ).fetchall()
+    return int(rows), str(checksum)

@@ -27,7 +27,7 @@
     )
 {% endmacro %}
 
-{#- What the gates of this run have found, on an engine whose every insert is a commit of half a second: kept in memory until the run
+{#- What the gates of this run have found, on an engine whose every insert is a commit of a third of a second: kept in memory until the run
     ends, with the rows that were let through rules when it began.
     {exceptions: [[model, rule, condition, reason, day]], failures: {test: rows}, measurements: [{…}], ledger: [{…}]} -#}
 {% macro _notes() %}
