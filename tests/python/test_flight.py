@@ -316,6 +316,14 @@ def test_one_spoke_cannot_use_or_stop_what_another_has_prepared(server: FlightSe
     client.close()
 
 
+def test_a_name_is_listened_at_wherever_it_leads_or_not_at_all(project: Project) -> None:
+    # gRPC would listen at [::1] alone
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(HubspokeError, match="in use"):
+        FlightServer(project, Settings(host="localhost", port=other.getsockname()[1]))
+    with pytest.raises(HubspokeError, match="cannot listen"):
+        FlightServer(project, Settings(host="no-such-host.invalid", plaintext=True))
+
+
 def test_passwords_leave_the_machine_encrypted_or_not_at_all(
     project: Project, tmp_path: Path, serve: Callable[..., FlightServer]
 ) -> None:
