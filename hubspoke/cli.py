@@ -468,7 +468,7 @@ def run(every: float, no_ingest: bool) -> None:
     from hubspoke.schedule import due
     from hubspoke.sources import read_sources
 
-    _duckdb_project()
+    _refuse_spark()
     project = _hub_project()
 
     def land() -> list[str]:
@@ -1014,11 +1014,15 @@ def diff(before: int, after: int, relation: str, key: str) -> None:
 
 def _duckdb_project() -> Project:
     """Find the project for a command that builds with DuckDB."""
+    _refuse_spark()
+    return Project.find()
+
+
+def _refuse_spark() -> None:
     if os.environ.get("DBT_TARGET") == "spark":
         raise HubspokeError(
             "this builds with DuckDB, and DBT_TARGET is spark. There: dbt build. Here: unset DBT_TARGET"
         )
-    return Project.find()
 
 
 def _hub_project() -> Project:

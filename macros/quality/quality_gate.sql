@@ -265,12 +265,7 @@
 {%- endmacro %}
 
 {#- Whether another row has the same hash of its key. Few have where a key is one: to sort a table's hashes and to group those few takes a
-    third of the time of grouping all. Spark groups the keys, which is less to pass around than whole rows. -#}
-{% macro spark___may_be_repeated(rule) -%}
-    {%- set key = rule.key | join(', ') -%}
-    ({{ key }}) in (select {{ key }} from {{ this }} where {{ rule.sql }} group by {{ key }} having count(*) > 1)
-{%- endmacro %}
-
+    third of the time of grouping all. -#}
 {% macro default___may_be_repeated(rule) -%}
     {%- set key = rule.key | join(', ') -%}
     hash({{ key }}) in (
@@ -283,6 +278,12 @@
         ) as _sorted
         where _hash = _hash_before
     )
+{%- endmacro %}
+
+{#- Whether another row has the same key: grouped, keys are less to pass around than whole rows. -#}
+{% macro spark___may_be_repeated(rule) -%}
+    {%- set key = rule.key | join(', ') -%}
+    ({{ key }}) in (select {{ key }} from {{ this }} where {{ rule.sql }} group by {{ key }} having count(*) > 1)
 {%- endmacro %}
 
 {#- Whether a row counts for a key rule: within its `where`, with no null in the key, and not let through. -#}

@@ -361,8 +361,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
     return sandbox
 
 
-def outcomes(project: Sandbox) -> dict[str, tuple[str, int]]:
-    results = json.loads((project.root / "target/run_results.json").read_text())["results"]
+def outcomes(target: Path) -> dict[str, tuple[str, int]]:
+    """Read what dbt says in its folder of each test: how it ended, and its failures."""
+    results = json.loads((target / "run_results.json").read_text())["results"]
     found = {}
     for result in results:
         kind, _, name = result["unique_id"].split(".")[:3]
@@ -378,7 +379,7 @@ def expected() -> dict[str, tuple[str, int]]:
 
 
 def test_a_build_finds_every_planted_fault_and_no_other(project: Sandbox) -> None:
-    assert outcomes(project) == expected()
+    assert outcomes(project.root / "target") == expected()
 
 
 def test_the_gate_measured_all_that_it_can(project: Sandbox) -> None:
@@ -405,5 +406,5 @@ def test_a_scan_of_its_own_counts_what_the_gate_counts(project: Sandbox) -> None
     with duckdb.connect(project.root / "warehouse/hub.duckdb") as hub:
         hub.execute("delete from quality.measurements")
     project.run("dbt", "test", check=False)
-    assert outcomes(project) == expected()
+    assert outcomes(project.root / "target") == expected()
     assert project.query("select count(*) from quality.measurements") == [(0,)]
