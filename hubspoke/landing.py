@@ -317,6 +317,7 @@ class LandingZone:
             loads: The loads; they stand for those that the reader noted before.
             reader: Its name; none is the hub's own.
         """
+        self.root.mkdir(parents=True, exist_ok=True)
         write_whole(self.root / f"pinned{reader and '-'}{reader}.json", json.dumps(sorted(loads), indent=1) + "\n")
 
     def pinned(self) -> set[str]:

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import duckdb
@@ -45,6 +46,9 @@ class OnSpark:
         lines = self.run("hubspoke", "spark", "env").stdout.splitlines()
         self.settings = dict(line.removeprefix("export ").split("=", 1) for line in lines)
 
+    def close(self) -> None:
+        self.run("hubspoke", "spark", "stop")
+
     def processes(self, name: str) -> list[int]:
         """Find the Java processes of a kind that belong to this cluster."""
         found = []
@@ -60,10 +64,9 @@ class OnSpark:
 
 @pytest.fixture
 def on_spark(request: pytest.FixtureRequest) -> Iterator[OnSpark]:
-    on_spark = OnSpark(request.getfixturevalue(request.param))
-    on_spark.start()
-    yield on_spark
-    on_spark.run("hubspoke", "spark", "stop")
+    with closing(OnSpark(request.getfixturevalue(request.param))) as on_spark:
+        on_spark.start()
+        yield on_spark
 
 
 @pytest.mark.parametrize("on_spark", ["corner_shop"], indirect=True)
@@ -139,8 +142,14 @@ def kill_in_the_middle(on_spark: OnSpark) -> None:
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnSpark]:
     """The templates' cases, their rows on Spark as they are in DuckDB."""
     sandbox = minimal_project(tmp_path_factory.mktemp("spark-templates"))
-    on_spark = OnSpark(sandbox)
-    on_spark.start()
+    with closing(OnSpark(sandbox)) as on_spark:
+        on_spark.start()
+        write_cases(on_spark)
+        yield on_spark
+
+
+def write_cases(on_spark: OnSpark) -> None:
+    sandbox = on_spark.sandbox
     folder = sandbox.root / "models/hub/core"
     (sandbox.root / "models/hub/staging").mkdir()
     (sandbox.root / "models/hub/staging/parents.sql").write_text("select id + 1 as id from range(2)")
@@ -157,8 +166,6 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnSpark]:
             (folder / f"{name}.sql").write_text(
                 f"select * from parquet.`{rows}/{name}.parquet`{depends if reads else ''}"
             )
-    yield on_spark
-    on_spark.run("hubspoke", "spark", "stop")
 
 
 def test_every_template_finds_there_what_it_finds_in_duckdb(cases: OnSpark) -> None:
