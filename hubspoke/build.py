@@ -45,7 +45,7 @@ class Watch:
         done: Nodes that ran to their end, whatever they found, by resource type.
         problems: One message for each node that failed or warned.
         running: Name of the node that each thread is at, by thread identifier.
-        failed: Nodes that failed.
+        failed: Nodes that failed, by resource type.
         warned: Nodes that warned.
         outcome: The release macro's sentence.
         reason: Why new data alone is left to dbt.
@@ -56,7 +56,7 @@ class Watch:
     ended: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
-    failed: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
     warned: int = 0
     running: dict[int, str] = field(default_factory=dict)
     outcome: str = ""
@@ -84,8 +84,10 @@ class Watch:
             if status in {"success", "pass", "warn", "fail"}:
                 self.done[node.resource_type] += 1
             if status in {"error", "fail", "warn", "runtime error"}:
-                is_warning = status == "warn"
-                self.failed, self.warned = self.failed + (not is_warning), self.warned + is_warning
+                if status == "warn":
+                    self.warned += 1
+                else:
+                    self.failed[node.resource_type] += 1
                 self._tell(f"{status}: {node.node_name}", data.run_result.message)
         elif info.name == "JinjaLogInfo" and data.msg.startswith(("Release", "Not released")):
             self.outcome = data.msg
@@ -350,16 +352,18 @@ def _summarise(project: Project, watch: Watch, plan: Plan | None, seconds: float
         scanned = scans(hub, watch.invocation_id)
     current = ReleaseStore(project.release).current()
     command = _command()
+    not_built = watch.failed["model"] + watch.failed["seed"]
     readers_see = f"readers keep release {current.number}" if current else "there is none yet"
     skipped = plan.skipped_in_words if plan else ""
     released, *further = watch.outcome.splitlines() or [""]
     lines = {
         "landed": _landed(project),
-        "built": f"{counted(watch.done['model'], 'model')} in {seconds:.0f} s",
+        "built": f"{counted(watch.done['model'], 'model')} in {seconds:.0f} s"
+        + (f", {not_built} failed" if not_built else ""),
         **({"by dbt": watch.reason} if watch.reason else {}),
         "checked": f"{counted(watch.done['test'], 'rule')} in {counted(scanned, 'scan')} "
         f"and {counted(watch.done['unit_test'], 'unit test')}: "
-        f"{watch.failed} failed, {watch.warned} warned",
+        f"{watch.failed['test'] + watch.failed['unit_test']} failed, {watch.warned} warned",
         **({"skipped": f"{skipped}: unchanged, and so is what they read"} if skipped else {}),
         "held back": held,
         "release": released or f"None was made; {readers_see}.",

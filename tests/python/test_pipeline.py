@@ -122,6 +122,8 @@ def test_a_model_that_fails_stands_against_a_release_until_it_is_mended_whoever_
         red = corner_shop.run("hubspoke", "build", check=False)
         assert red.returncode == 1
         assert "core_totals" in red.stdout
+        assert re.search(r"^built .* s, 1 failed$", red.stdout, re.MULTILINE)
+        assert re.search(r"^checked .*: 0 failed, 0 warned$", red.stdout, re.MULTILINE)
         assert current(corner_shop) == ""
     plain = corner_shop.run("dbt", "build", "--select", "core_totals", "spoke_bi__departments", check=False)
     assert "Not released: core_totals failed" in plain.stdout
