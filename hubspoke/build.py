@@ -352,7 +352,8 @@ def _summarise(project: Project, watch: Watch, plan: Plan | None, seconds: float
         scanned = scans(hub, watch.invocation_id)
     current = ReleaseStore(project.release).current()
     command = _command()
-    not_built = watch.failed["model"] + watch.failed["seed"]
+    rules_failed = watch.failed["test"] + watch.failed["unit_test"]
+    not_built = watch.failed.total() - rules_failed
     readers_see = f"readers keep release {current.number}" if current else "there is none yet"
     skipped = plan.skipped_in_words if plan else ""
     released, *further = watch.outcome.splitlines() or [""]
@@ -363,7 +364,7 @@ def _summarise(project: Project, watch: Watch, plan: Plan | None, seconds: float
         **({"by dbt": watch.reason} if watch.reason else {}),
         "checked": f"{counted(watch.done['test'], 'rule')} in {counted(scanned, 'scan')} "
         f"and {counted(watch.done['unit_test'], 'unit test')}: "
-        f"{watch.failed['test'] + watch.failed['unit_test']} failed, {watch.warned} warned",
+        f"{rules_failed} failed, {watch.warned} warned",
         **({"skipped": f"{skipped}: unchanged, and so is what they read"} if skipped else {}),
         "held back": held,
         "release": released or f"None was made; {readers_see}.",

@@ -7,20 +7,18 @@ each spoke by itself, so that none can take it from another.
 
 import base64
 import binascii
-import errno
 import hmac
 import json
 import logging
 import os
 import resource
 import secrets
-import socket
 import tempfile
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +31,7 @@ import pyarrow.flight as flight
 from hubspoke import flight_sql, reading
 from hubspoke.credentials import password, secret_place
 from hubspoke.errors import HubspokeError
+from hubspoke.ports import free_port
 from hubspoke.project import Project
 from hubspoke.release import Release, ReleaseStore
 from hubspoke.stopping import until_stopped
@@ -579,7 +578,7 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         try:
             super().__init__(
-                f"{scheme}://{host}:{_free_port(settings.host, settings.port)}",
+                f"{scheme}://{host}:{free_port(settings.host, settings.port)}",
                 auth_handler=_NoHandshake(),
                 tls_certificates=certificates,
                 middleware={"caller": _SignIn(project, lambda: reading.spokes_of(self._releases.current()))},
@@ -949,32 +948,6 @@ def _certificates(settings: Settings) -> list[tuple[bytes, bytes]] | None:
             "--tls-key, or --plaintext where something else encrypts them"
         )
     return None
-
-
-def _free_port(host: str, port: int) -> int:
-    """Find out whether a port is free at every address that a host's name stands for; 0 finds one that is.
-
-    gRPC by itself listens at those addresses that are free, and says nothing of the others: a client that tries
-    another one first would send its password to whoever listens there.
-
-    Raises:
-        OSError: It is not, or there is no such host.
-    """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    with ExitStack() as held:
-        for family, address in sorted({(family, address[0]) for family, _, _, _, address in found}):
-            listener = held.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                listener.bind((address, port))
-            except OSError as error:
-                if error.errno != errno.EADDRNOTAVAIL:  # a machine without IPv6 may know ::1 by name
-                    raise
-            else:
-                port = listener.getsockname()[1]
-    return port
 
 
 def serve(project: Project, settings: Settings, tell: Callable[[str], None]) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hubspoke.errors import HubspokeError
+from hubspoke.ports import free_port
 from hubspoke.project import Project
 
 DATABASE = "hubspoke"
@@ -253,21 +254,12 @@ class LocalServer:
                 connection.execute(f"revoke all on database {database} from public")
 
 
-def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
 def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
+    try:
+        free_port(HOST, port)
+    except OSError:
+        return False
+    return True
 
 
 def write_private(path: Path, text: str) -> None:

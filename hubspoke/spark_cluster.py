@@ -23,7 +23,8 @@ from pydantic import BaseModel
 
 from hubspoke.errors import HubspokeError
 from hubspoke.files import write_whole
-from hubspoke.postgres_server import LocalServer, free_port, write_private
+from hubspoke.ports import free_port
+from hubspoke.postgres_server import LocalServer, write_private
 from hubspoke.project import Project
 
 HOST = "127.0.0.1"

@@ -28,6 +28,7 @@ from hubspoke.errors import HubspokeError
 from hubspoke.exports import ingest
 from hubspoke.landing import REJECTS, LandingZone, Outcome
 from hubspoke.pins import landed_tables
+from hubspoke.ports import free_port
 from hubspoke.probe import check
 from hubspoke.project import Project
 from hubspoke.scaffold import new_source
@@ -35,12 +36,6 @@ from hubspoke.sources import read_sources
 
 BIN = Path(sys.executable).parent
 SECRET = "hush-hush"  # noqa: S105 -- of this file's own server
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def answers(port: int) -> bool:
