@@ -1,149 +1,32 @@
-with promotions as (
+with promoted_products as (
 
-    select * from {{ ref('fct_promotions') }}
-
-),
-
-basket_lines as (
-
-    select * from {{ ref('fct_basket_lines') }}
-
-),
-
-stores as (
-
-    select * from {{ ref('dim_stores') }}
-
-),
-
-sales as (
-
-    select
-        basket_lines.product_id,
-        basket_lines.store_id,
-        basket_lines.week_number,
-        sum(basket_lines.item_count) as item_count,
-        sum(basket_lines.sales_amount) as sales_amount
-    from basket_lines
-    inner join stores on basket_lines.store_id = stores.store_id
-    where
-        basket_lines.line_type = 'sale'
-        and stores.has_promotion_plan
-    group by all
-
-),
-
-pairs as (
-
-    select
-        product_id,
-        store_id,
-        sum(item_count) as item_count
-    from sales
-    group by all
-
-),
-
-weeks_with_sales as (
-
-    select distinct
-        store_id,
-        week_number
-    from sales
-
-),
-
-trading_weeks as (
-
-    select
-        store_id,
-        count(*) as week_count
-    from weeks_with_sales
-    group by store_id
-
-),
-
-promoted_weeks as (
-
-    select
-        promotions.product_id,
-        promotions.store_id,
-        promotions.display_location_code,
-        promotions.display_location_name,
-        promotions.mailer_location_code,
-        promotions.mailer_location_name,
-        coalesce(sales.item_count, 0) as item_count,
-        coalesce(sales.sales_amount, 0) as sales_amount
-    from promotions
-    inner join pairs
-        on
-            promotions.product_id = pairs.product_id
-            and promotions.store_id = pairs.store_id
-    left join sales
-        on
-            promotions.product_id = sales.product_id
-            and promotions.store_id = sales.store_id
-            and promotions.week_number = sales.week_number
-    where (promotions.store_id, promotions.week_number) in (
-            select
-                store_id,
-                week_number
-            from weeks_with_sales
-        )
-
-),
-
-promoted_pairs as (
-
-    select
-        product_id,
-        store_id,
-        count(*) as week_count,
-        sum(item_count) as item_count
-    from promoted_weeks
-    group by all
-
-),
-
--- what each pair sells in a week without promotion; weeks in which it sold nothing count as nothing sold
-baselines as (
-
-    select
-        pairs.product_id,
-        pairs.store_id,
-        cast(pairs.item_count - promoted_pairs.item_count as double)
-        / nullif(trading_weeks.week_count - promoted_pairs.week_count, 0) as baseline_items
-    from pairs
-    inner join trading_weeks on pairs.store_id = trading_weeks.store_id
-    inner join promoted_pairs
-        on
-            pairs.product_id = promoted_pairs.product_id
-            and pairs.store_id = promoted_pairs.store_id
-    where trading_weeks.week_count > promoted_pairs.week_count
+    select * from {{ ref('mart_marketing__promoted_products') }}
 
 ),
 
 final as (
 
     select
-        promoted_weeks.display_location_code,
-        promoted_weeks.display_location_name,
-        promoted_weeks.mailer_location_code,
-        promoted_weeks.mailer_location_name,
-        count(*) as promoted_week_count,
-        cast(sum(promoted_weeks.item_count) as bigint) as item_count,
-        cast(sum(promoted_weeks.sales_amount) as decimal(18, 2)) as sales_amount,
-        cast(sum(promoted_weeks.item_count) as double) / count(*) as promoted_items_per_week,
-        round(sum(baselines.baseline_items) / count(*), 9) as baseline_items_per_week,
+        display_location_code,
+        display_location_name,
+        mailer_location_code,
+        mailer_location_name,
+        cast(sum(promoted_week_count) as bigint) as promoted_week_count,
+        cast(sum(item_count) as bigint) as item_count,
+        cast(sum(sales_amount) as decimal(18, 2)) as sales_amount,
+        cast(sum(item_count) as double) / nullif(sum(promoted_week_count), 0) as promoted_items_per_week,
         round(
-            cast(sum(promoted_weeks.item_count) as double) / nullif(sum(baselines.baseline_items), 0), 6
+            sum(baseline_items_per_week * promoted_week_count) / nullif(sum(promoted_week_count), 0), 9
+        ) as baseline_items_per_week,
+        round(
+            cast(sum(item_count) as double) / nullif(sum(baseline_items_per_week * promoted_week_count), 0), 6
         ) as promotion_lift
-    from promoted_weeks
-    inner join baselines
-        on
-            promoted_weeks.product_id = baselines.product_id
-            and promoted_weeks.store_id = baselines.store_id
-    group by all
+    from promoted_products
+    group by
+        display_location_code,
+        display_location_name,
+        mailer_location_code,
+        mailer_location_name
 
 )
 
