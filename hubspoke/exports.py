@@ -357,19 +357,19 @@ class _TableLoad:
         kind = _json_kind(form, path)
         try:
             objects = f"read_json_objects('{quoted(path)}', format = '{kind}')"
-            first = self._duck.execute(f"select json_keys(json) from {objects} limit 1").fetchone()
-            found = self._duck.execute(
-                # most objects have the names of the first, which takes less time to see than to tell them apart:
-                # by their hash, as grouping by lists takes as long as reading them
+            (first,) = self._duck.execute(f"select json_keys(json) from {objects} limit 1").fetchone() or (None,)
+            others = self._duck.execute(
+                # most objects have the names of the first, which takes less time to see than to tell names apart; and
+                # that is told by their hash, as grouping by lists takes as long as reading them
                 "select any_value(keys), bool_or(has_truths) from (select json_keys(json) as keys, "
                 "contains(cast(json as varchar), 'true') or contains(cast(json as varchar), 'false') as has_truths "
-                f"from {objects}) group by case when keys = ? then null else hash(keys) end",
-                [first[0] if first else None],
+                f"from {objects}) where keys is distinct from ? or has_truths group by hash(keys)",
+                [first],
             ).fetchall()
         except duckdb.Error:
             return None, json_names(path, form == "jsonl") or list(self._types), False
-        names = dict.fromkeys(key for keys, _ in found for key in keys or [])
-        return path, list(names), any(has_truths for _, has_truths in found)
+        names = dict.fromkeys(key for keys in (first, *(keys for keys, _ in others)) for key in keys or [])
+        return path, list(names), any(has_truths for _, has_truths in others)
 
     def _in_utf8(self, path: Path) -> Path | None:
         """Return a text file in UTF-8; None if it is not written as it says."""

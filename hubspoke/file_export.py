@@ -13,6 +13,8 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from xxhash import xxh3_128
+
 from hubspoke.errors import HubspokeError, first_line
 from hubspoke.location import Location
 from hubspoke.sources import SourceTable
@@ -145,7 +147,7 @@ def _local(table: SourceTable, path: Path, name: str) -> SourceFile:
     with _readable(table, path):
         stamp = _stamp(path)
         with path.open("rb") as file:
-            return SourceFile(name, str(path), path, hashlib.file_digest(file, "sha256").hexdigest(), stamp)
+            return SourceFile(name, str(path), path, hashlib.file_digest(file, xxh3_128).hexdigest(), stamp)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
