@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from hubspoke.maintenance import Changed, Keys, Maintenance, NotMaintainable, Query, Types
+from hubspoke.maintenance import Changed, Keys, Maintenance, NotMaintainable, Query, Types, difference, repeated
 
 SEED = 20261126
 
@@ -262,11 +262,14 @@ class Shop:
         assert not wrong, (name, wrong, changes)  # noqa: S101 -- what is shown
 
     def _narrowed(self, query: Query, table: str, change: Changed) -> Changed:
-        narrowed, short = query.narrowed(table, change), table.split(".")[-1]
-        if narrowed == change:
+        columns, short = query.felt(table), table.split(".")[-1]
+        if len(columns) == len(self.types[table]):
             return change
-        self.hub.execute(f"create or replace temp table fewer_{short} as {narrowed.removed}")
-        self.hub.execute(f"create or replace temp table further_{short} as {narrowed.added}")
+        differing = difference(change.removed, change.added, columns)
+        self.hub.execute(f"create or replace temp table differing_{short} as {differing}")
+        for name, times in {"fewer": "-_times", "further": "_times"}.items():
+            rows = repeated(f"differing_{short}", columns, times)
+            self.hub.execute(f"create or replace temp table {name}_{short} as {rows}")
         return Changed(f"fewer_{short}", f"further_{short}")
 
     def _by_change(
@@ -277,8 +280,7 @@ class Shop:
         keys = Keys("keys", nulls)
         rows = maintenance.recomputed(keys, {table: mine[table] for table in felt})
         self.hub.execute(f"create or replace temp table fresh as {rows}")
-        touched = f'select it.rowid from "{name}" as it semi join {maintenance.matches(keys, "it")}'
-        self.hub.execute(f'delete from "{name}" where rowid in ({touched})')
+        self.hub.execute(f'delete from "{name}" as it using keys as _keys where {maintenance.matches(keys, "it")}')
         self.hub.execute(f'insert into "{name}" from fresh')
         self.by_change[name] += 1
         self.rows_computed += self._count("from fresh")

@@ -15,12 +15,12 @@ from sqlglot import exp, parse_one, tokenize
 from sqlglot.errors import SqlglotError
 from sqlglot.tokenizer_core import Token, TokenType
 
-_JINJA = re.compile(r"\{#.*?#\}|\{\{.*?\}\}", re.DOTALL)
-_REFERENCE = re.compile(
+JINJA = re.compile(r"\{#.*?#\}|\{\{.*?\}\}", re.DOTALL)
+REFERENCE = re.compile(
     r"""\{\{-?\s*(ref|source)\(\s*(['"])\w+\2(\s*,\s*((['"])\w+\5|v(ersion)?\s*=\s*\d+))*\s*\)\s*-?\}\}"""
 )
 """Jinja that names no alias of the query around it."""
-_CONFIG = re.compile(r"\{\{-?\s*config\s*\(")
+CONFIG = re.compile(r"\{\{-?\s*config\s*\(")
 _MARK = "jinja_piece_"
 _KEYWORDS = (
     "all and anti any as asc asof both by case cast cross desc distinct else end except false fetch from full glob "
@@ -44,9 +44,9 @@ def canonical(text: str) -> str:
             return " "
         jinja.append(found[0])
         # a setting is no part of the query; the place of everything else is kept
-        return " " if _CONFIG.match(found[0]) else f"{_MARK}{len(jinja) - 1}_"
+        return " " if CONFIG.match(found[0]) else f"{_MARK}{len(jinja) - 1}_"
 
-    sql = _JINJA.sub(mark, text)
+    sql = JINJA.sub(mark, text)
     try:
         tokens = tokenize(sql, dialect="duckdb")
     except SqlglotError:
@@ -74,7 +74,7 @@ def _said(token: Token, before: TokenType | None, names: dict[str, int]) -> tupl
 
 def _aliases(sql: str, jinja: list[str]) -> dict[str, int]:
     """Find what a query calls its tables by, and nothing else by: what it may as well call them, by their places."""
-    if not all(_REFERENCE.fullmatch(piece) or _CONFIG.match(piece) for piece in jinja):
+    if not all(REFERENCE.fullmatch(piece) or CONFIG.match(piece) for piece in jinja):
         return {}
     try:
         query = parse_one(sql, dialect="duckdb")

@@ -6,12 +6,14 @@ import json
 import os
 import re
 import sys
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from hubspoke.edits import edited
 from hubspoke.errors import HubspokeError
 from hubspoke.files import write_whole
 
@@ -215,11 +217,14 @@ def takes_rows_out(test: Node) -> bool:
 def parse_project(root: Path) -> Manifest:
     """Have dbt parse the project at ``root``, if anything that dbt would read is another than when it did so last.
 
+    It is not asked where only SQL around Jinja is another.
+
     Raises:
         HubspokeError: dbt could not; its own message is passed on.
     """
-    kept = _kept(root, content_of(root))
-    if not kept.is_file():
+    content = content_of(root)
+    kept = _kept(root, content)
+    if not kept.is_file() and not _edit(root, content):
         _parse(root)
     return _read(kept) if kept.is_file() else Manifest.read(root)
 
@@ -230,7 +235,7 @@ def load_for_dbt(root: Path) -> Any:
     Raises:
         HubspokeError: dbt could not parse it; its own message is passed on.
     """
-    found, parsed = _parsed.pop(root, ("", None))
+    found, parsed = _parsed.pop(root, (None, None))
     if found != content_of(root):
         parsed = _parse(root)
         _parsed.pop(root, None)
@@ -241,8 +246,27 @@ def load_for_dbt(root: Path) -> Any:
 given_to_dbt: set[str] = set()
 """Invocation ids of the parses of which a run in this process was given the outcome."""
 
-_parsed: dict[Path, tuple[str, Any]] = {}
-"""What dbt parsed last in this process, and the hash of what that was read from; by the project's root."""
+
+@dataclass(frozen=True)
+class Content:
+    """All that dbt's parse reads.
+
+    Attributes:
+        files: A hash of each, by path.
+        rest: A hash of the variables of the environment that they name, and of versions.
+    """
+
+    files: dict[str, str]
+    rest: str
+
+    @property
+    def name(self) -> str:
+        """Return a name for it: a hash."""
+        return hashlib.sha256(json.dumps([self.files, self.rest]).encode()).hexdigest()
+
+
+_parsed: dict[Path, tuple[Content | None, Any]] = {}
+"""What dbt parsed last in this process, and what that was read from; by the project's root."""
 
 
 def _parse(root: Path) -> Any:
@@ -251,18 +275,56 @@ def _parse(root: Path) -> Any:
     parsed = _run_dbt(root, "parse")
     manifest = (target_folder(root) / "manifest.json").read_text()
     if content_of(root) == found:
-        kept = _kept(root, found)
-        kept.parent.mkdir(exist_ok=True)
-        for old in sorted(kept.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)[: 1 - KEPT_PARSES]:
-            old.unlink(missing_ok=True)
-        write_whole(kept, manifest)  # dbt's other commands write more into theirs
+        _keep(root, found, manifest)  # dbt's other commands write more into theirs
         _parsed[root] = (found, parsed)
     return parsed
 
 
-def _kept(root: Path, content: str) -> Path:
+def _edit(root: Path, content: Content) -> bool:
+    """Keep what dbt would parse after an edit of SQL around Jinja; False if it was another edit."""
+    for kept in reversed(_all_kept(root)):
+        files = kept.with_suffix(".files")
+        before = Content(**json.loads(files.read_text())) if files.is_file() else Content({}, "")
+        if before.rest == content.rest and before.files.keys() == content.files.keys():
+            break
+    else:
+        return False
+    paths = [path for path, digest in content.files.items() if digest != before.files[path]]
+    if not all(path.endswith(".sql") for path in paths):
+        return False
+    parsed = json.loads(kept.read_text())
+    nodes = {str(root / node["original_file_path"]): node_id for node_id, node in parsed["nodes"].items()}
+    for path in paths:
+        node = parsed["nodes"].get(nodes.get(path), {})
+        now = edited(node, Path(path).read_text())
+        if now is None:
+            return False
+        parsed["nodes"][nodes[path]] = now
+    if content_of(root) != content:
+        return False
+    _keep(root, content, json.dumps(parsed))
+    return True
+
+
+def _keep(root: Path, content: Content, manifest: str) -> None:
+    """Keep what dbt parsed of some content, in place of what has been kept for longest."""
+    kept = _kept(root, content)
+    kept.parent.mkdir(exist_ok=True)
+    for old in _all_kept(root)[: 1 - KEPT_PARSES]:
+        old.unlink(missing_ok=True)
+        old.with_suffix(".files").unlink(missing_ok=True)
+    write_whole(kept.with_suffix(".files"), json.dumps({"files": content.files, "rest": content.rest}))
+    write_whole(kept, manifest)
+
+
+def _all_kept(root: Path) -> list[Path]:
+    """Return where what dbt parsed is kept, the newest last."""
+    return sorted((target_folder(root) / "parsed").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def _kept(root: Path, content: Content) -> Path:
     """Return where what dbt parsed of some content is kept."""
-    return target_folder(root) / "parsed" / f"{content}.json"
+    return target_folder(root) / "parsed" / f"{content.name}.json"
 
 
 @lru_cache(maxsize=2)
@@ -271,8 +333,8 @@ def _read(path: Path) -> Manifest:
     return Manifest(json.loads(path.read_text()))
 
 
-def content_of(root: Path) -> str:
-    """Return a hash of all that dbt's parse reads: files, the variables of the environment that they name, versions."""
+def content_of(root: Path) -> Content:
+    """Return what dbt's parse would read now."""
     project = yaml.safe_load((root / "dbt_project.yml").read_text())
     named = [project.get(setting) or usual for setting, usual in PATHS.items()]
     folders = {folder for one in named for folder in ([one] if isinstance(one, str) else one)}
@@ -281,18 +343,18 @@ def content_of(root: Path) -> str:
     places = [root, Path.home() / ".dbt", *(Path(folder) for folder in [os.environ.get("DBT_PROFILES_DIR")] if folder)]
     files |= {*root.glob("*.yml"), *root.glob(".dbtignore")}
     files |= {place / "profiles.yml" for place in places if (place / "profiles.yml").is_file()}
-    content = hashlib.sha256()
+    hashes = {}
     names: set[str] = {name for name in os.environ if name.startswith("DBT_")}
     for file in sorted(files):
         if "__pycache__" in file.parts:
             continue
         text = file.read_bytes() if file.stat().st_size < LARGE else str(file.stat().st_size).encode()
         names.update(name.decode() for name in re.findall(rb"env_var\(\s*['\"](\w+)", text))
-        content.update(f"{file}\0{len(text)}\0".encode() + text)
+        hashes[str(file)] = hashlib.sha256(text).hexdigest()
     said = {name: os.environ.get(name) for name in sorted(names)}
     versions = [importlib.metadata.version(name) for name in ("dbt-core", "dbt-duckdb", "hubspoke")]
-    content.update(json.dumps([said, versions, sys.version]).encode())
-    return content.hexdigest()
+    rest = hashlib.sha256(json.dumps([said, versions, sys.version]).encode()).hexdigest()
+    return Content(hashes, rest)
 
 
 def compile_project(root: Path, select: str = "") -> dict[str, str]:

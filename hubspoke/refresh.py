@@ -13,7 +13,7 @@ import os
 import time
 import uuid
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,9 +23,21 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from hubspoke.changelog import News, changes_since
+from hubspoke.edits import compiled
+from hubspoke.fingerprint import is_text_alone
 from hubspoke.landing import LandingZone
 from hubspoke.lineage import parse, relation_key, table_key
-from hubspoke.maintenance import Changed, Keys, Maintenance, NotMaintainable, Query, Types, inlined
+from hubspoke.maintenance import (
+    Changed,
+    Keys,
+    Maintenance,
+    NotMaintainable,
+    Query,
+    Types,
+    difference,
+    inlined,
+    repeated,
+)
 from hubspoke.manifest import Manifest, Node
 from hubspoke.pins import pinned_tables
 from hubspoke.plan import IN_PLACE, Plan, Step, elsewhere
@@ -117,7 +129,8 @@ def _refuse(plan: Plan) -> None:
     """Raise if a step is dbt's."""
     for step in plan.steps:
         node, name = step.node, step.node["name"]
-        if step.why not in {"data", "outdated"} and not (step.is_test and step.why == "volatile"):
+        is_ours = step.why == "volatile" if step.is_test else step.why == "edited"
+        if step.why not in {"data", "outdated", "ancestor"} and not is_ours:
             raise NotRefreshable(f"{name}: {step.reason}")
         if obstacle := left_to_dbt(plan.manifest, node):
             raise NotRefreshable(f"{name} {obstacle}")
@@ -237,9 +250,12 @@ class _Run:
         self._dropped: dict[str, int] = {}
         self._measured: dict[str, tuple[str, int]] = {}
         self._queries: dict[str, str | None] = {}
+        self._notes: dict[tuple[str, str], list[str]] = {}
+        self._edited: dict[str, str] = {}
 
     def run(self, tell: Callable[[Step], None]) -> None:
         """Do all of it, and tell of each step."""
+        self._read_edits()
         self._pin()
         self._read_rules()
         for step in self._plan.built:
@@ -249,9 +265,24 @@ class _Run:
                 self._bring_up_to_date(step.node)
             self._note_build(step.node, time.monotonic() - begun)
             self._keep_ledger(step.node)
+        self._write_notes()  # rules read them
         for step in self._plan.tested:
             tell(step)
             self._judge(step)
+        self._write_notes()
+
+    def _read_edits(self) -> None:
+        """Tell what edited tables compile to, where nothing but SQL is another than when they were built."""
+        manifest = self._manifest
+        for step in self._plan.built:
+            node, node_id = step.node, step.node["unique_id"]
+            if step.why != "edited":
+                continue
+            sql = compiled(node, [manifest.get(parent) for parent in manifest.parents(node_id)])
+            before, now = self._builds[node_id].fingerprint or "", self._plan.definitions[node_id]
+            if is_view(node) or sql is None or not is_text_alone(before, now):
+                raise NotRefreshable(f"{node['name']}: {step.reason}")
+            self._edited[node_id] = sql
 
     # --- sources
 
@@ -310,6 +341,14 @@ class _Run:
 
     def _bring_up_to_date(self, model: Node) -> None:
         """Compute what has changed in a table, and write it."""
+        if edited := self._edited.get(model["unique_id"]):
+            query = self._relations.written_out(edited)
+            now, before = columns_of(self._hub, query), self._types[relation_key(model)]
+            is_in_order = model["config"]["contract"]["enforced"]  # by dbt, whatever the query's is
+            if now != before or not (is_in_order or list(now) == list(before)):
+                raise NotRefreshable(f"{model['name']} has other columns")
+            self._compute_again(model, query)
+            return
         number = self._builds[model["unique_id"]].number
         sql = self._relations.written_out(self._builds[model["unique_id"]].compiled)
         changed = {
@@ -319,17 +358,21 @@ class _Run:
         }
         if not changed:
             return
-        change: Changed | None
-        is_by_change = True
         try:
             change = self._by_change(model, sql, changed)
         except NotMaintainable:
-            is_by_change = False
-            change = self._again(model, sql)
+            self._compute_again(model, sql)
+            return
+        if self._is_change(change):
+            self._changes[relation_key(model)] = change
+            self._done.by_change += 1
+
+    def _compute_again(self, model: Node, sql: str) -> None:
+        """Compute all of a table, and see whether it is another."""
+        change = self._again(model, sql)
         if change is None or self._is_change(change):
             self._changes[relation_key(model)] = change
-            self._done.by_change += is_by_change
-            self._done.again += not is_by_change
+            self._done.again += 1
 
     def _is_known_since(self, leaf: str, number: int) -> bool:
         """Whether a relation holds what a build of that number read, but for what this run has changed."""
@@ -350,17 +393,17 @@ class _Run:
             return Changed(nothing, nothing)
         maintenance = Maintenance(query, set(felt), self._manifest.tested_key(model)[0])
         keys = self._keys(maintenance, felt)
-        touched_rows = f"{relation} as _rows semi join {maintenance.matches(keys, '_rows')}"
-        stale = self._keep(f"select _rows.* from {touched_rows}")
+        matches = maintenance.matches(keys, "_rows")
+        stale = self._keep(f"select _rows.* from {relation} as _rows semi join {keys.name} as _keys on {matches}")
         touched, whole = self._count(f"from {stale}"), self._about(model)
         if touched > WORTHWHILE_SHARE * whole:
             raise NotMaintainable(f"{touched:,} of about {whole:,} rows are touched")
         self._refuse_split_keys(model, maintenance.key)
         rows = self._filled_like(relation, maintenance.recomputed(keys, {leaf: changes[leaf] for leaf in felt}))
-        fresh = self._gated(model, rows, f"semi join {maintenance.matches(keys, '_rows')}")
-        change = self._compared(stale, fresh) if touched else Changed(stale, fresh)
+        fresh = self._gated(model, rows, f"using {keys.name} as _keys where {matches}")
+        change = self._difference(stale, fresh, self._types[relation_key(model)]) if touched else Changed(stale, fresh)
         if self._is_change(change):
-            self._hub.execute(f"delete from {relation} where rowid in (select _rows.rowid from {touched_rows})")
+            self._hub.execute(f"delete from {relation} as _rows using {keys.name} as _keys where {matches}")
             self._hub.execute(f"insert into {relation} from {fresh}")
         return change
 
@@ -374,10 +417,11 @@ class _Run:
         """Narrow changes to the columns that a query reads; those in other columns alone are none to it."""
         felt = {leaf: change for leaf, change in changes.items() if self._is_change(change)}
         for leaf, change in felt.items():
-            narrowed = query.narrowed(leaf, change)
+            columns = query.felt(leaf)
+            is_part = len(columns) < len(self._types[leaf])
             # rows can only be alike where some went and some came
-            if narrowed != change and self._count(f"from {change.removed}") and self._count(f"from {change.added}"):
-                felt[leaf] = Changed(self._keep(narrowed.removed), self._keep(narrowed.added))
+            if is_part and self._count(f"from {change.removed}") and self._count(f"from {change.added}"):
+                felt[leaf] = self._difference(change.removed, change.added, columns)
         return {leaf: change for leaf, change in felt.items() if self._is_change(change)}
 
     def _again(self, model: Node, sql: str) -> Changed | None:
@@ -390,16 +434,18 @@ class _Run:
                 self._hub.execute(f"insert into {relation} by name select * from ({sql}\n)")
             return None
         fresh = self._gated(model, self._filled_like(relation, sql))
-        change = self._compared(relation, fresh)
+        change = self._difference(relation, fresh, self._types[relation_key(model)])
         if self._is_change(change):
             self._hub.execute(f"delete from {relation}")
             self._hub.execute(f"insert into {relation} from {fresh}")
         return change
 
-    def _compared(self, stale: str, fresh: str) -> Changed:
-        return Changed(
-            self._keep(f"from {stale} except all from {fresh}"), self._keep(f"from {fresh} except all from {stale}")
-        )
+    def _difference(self, before: str, after: str, columns: Iterable[str]) -> Changed:
+        """Keep how rows differ."""
+        names = list(columns)
+        differing = self._keep(difference(before, after, names))
+        went, came = (self._keep(repeated(differing, names, times)) for times in ("-_times", "_times"))
+        return Changed(went, came)
 
     def _filled_like(self, relation: str, sql: str) -> str:
         """Keep the rows of a query as a table would hold them."""
@@ -429,7 +475,7 @@ class _Run:
         Args:
             model: The model.
             rows: Name of a relation that holds them.
-            some: A join that narrows what is quarantined already to what these rows take the place of; empty for all.
+            some: What narrows a deletion to what these rows take the place of (``_rows``); empty for all.
 
         Returns:
             Name of a relation that holds those that stay.
@@ -464,7 +510,7 @@ class _Run:
         )
         columns = ", ".join(f"_judged.{identifier(name)}" for name in self._types[relation_key(model)])
         held = f"quarantine.{identifier(model['alias'])}"
-        self._hub.execute(f"delete from {held} where rowid in (select _rows.rowid from {held} as _rows {some})")
+        self._hub.execute(f"delete from {held} as _rows {some}")
         self._hub.execute(
             f"insert into {held} by name select {columns}, concat_ws(', ', null, {names}) as _rules_broken, "
             f"'{quoted(model['name'])}' as _model, '{self._done.run_id}' as _run_id, now() as _quarantined_at "
@@ -634,7 +680,8 @@ class _Run:
 
     def _note_build(self, node: Node, seconds: float) -> None:
         node_id = node["unique_id"]
-        built = {"fingerprint": self._plan.definitions[node_id], "compiled_sql": self._builds[node_id].compiled}
+        sql = self._edited.get(node_id, self._builds[node_id].compiled)
+        built = {"fingerprint": self._plan.definitions[node_id], "compiled_sql": sql}
         self._note("runs.builds", node_id=node_id, state="finished", **built)
         self._note("runs.results", node_id=node_id, status="success", seconds=seconds)
 
@@ -648,10 +695,16 @@ class _Run:
         self._note("quality.results", **said, on_failure=action or severity, **found)
 
     def _note(self, table: str, **values: str | float | None) -> None:
-        """Add a line of this run to one of the hub's tables about its runs."""
+        """Add a line of this run to one of the hub's tables about its runs, to be written with the others."""
         line = {"run_id": literal(self._done.run_id), **{name: literal(value) for name, value in values.items()}}
         line |= FILLED_IN[table]
-        self._hub.execute(f"insert into {table} ({', '.join(line)}) values ({', '.join(line.values())})")
+        self._notes.setdefault((table, ", ".join(line)), []).append(f"({', '.join(line.values())})")
+
+    def _write_notes(self) -> None:
+        """Write what was noted, in the order of the tables' first lines: what a rule is told of comes after builds."""
+        for (table, columns), lines in self._notes.items():
+            self._hub.execute(f"insert into {table} ({columns}) values {', '.join(lines)}")
+        self._notes.clear()
 
     # --- the hub
 
