@@ -156,11 +156,12 @@ class Views:
         since = self._every("(select since from emptied)")
         if not self._key:
             return f"{head} select {listed} from {since} where _change <> 'truncate'"
+        # not exists, within a condition, takes seven times as long: it is asked of every row of the copy by itself
         same = " and ".join(f"whole.{column} = latest.{column}" for column in self._key)
         untouched = f"""
             union all
-            select {listed} from {self._whole} as whole
-            where (select since from emptied) = 0 and not exists (select 1 from latest where {same})"""
+            select {listed} from {self._whole} as whole anti join latest on {same}
+            where (select since from emptied) = 0"""
         head += f""",
             latest as (
                 select {key}, max(_sequence) as _sequence from changes
