@@ -20,6 +20,8 @@ REFERENCE = re.compile(
     r"""\{\{-?\s*(ref|source)\(\s*(['"])\w+\2(\s*,\s*((['"])\w+\5|v(ersion)?\s*=\s*\d+))*\s*\)\s*-?\}\}"""
 )
 """Jinja that names no alias of the query around it."""
+TRIMMED = re.compile(r"\{[{#%][-+]|[-+][}#%]\}")
+"""Jinja that takes away or keeps white space around it: a comment's end, maybe."""
 CONFIG = re.compile(r"\{\{-?\s*config\s*\(")
 _MARK = "jinja_piece_"
 _KEYWORDS = (
@@ -35,7 +37,7 @@ KEYWORDS = frozenset(_KEYWORDS.split())
 @lru_cache(maxsize=20_000)
 def canonical(text: str) -> str:
     """Return what counts of the text of a model or a test, Jinja included."""
-    if "{%" in text or _MARK in text.lower():
+    if "{%" in text or TRIMMED.search(text) or _MARK in text.lower():
         return text
     jinja: list[str] = []
 

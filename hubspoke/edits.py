@@ -4,7 +4,7 @@ import hashlib
 import re
 from typing import Any
 
-from hubspoke.canonical import CONFIG, JINJA, REFERENCE
+from hubspoke.canonical import CONFIG, JINJA, REFERENCE, TRIMMED
 
 Node = dict[str, Any]
 
@@ -36,15 +36,16 @@ def compiled(node: Node, parents: list[Node]) -> str | None:
 
     def write(piece: re.Match[str]) -> str:
         nonlocal is_known
-        if piece[0].startswith("{#") or CONFIG.match(piece[0]):
+        if piece[0].startswith("{#") or re.fullmatch(rf"{CONFIG.pattern}.*\)\s*\}}\}}", piece[0], re.DOTALL):
             return ""
         found = _referred(piece[0], parents) if REFERENCE.fullmatch(piece[0]) else []
         is_known = is_known and len(found) == 1
         return found[0]["relation_name"] if is_known else ""
 
-    if _pieces(node["raw_code"]) is None:
+    text = re.sub(r"\r\n?", "\n", node["raw_code"])  # as Jinja writes it
+    if _pieces(text) is None or TRIMMED.search(text):
         return None
-    sql = JINJA.sub(write, node["raw_code"])
+    sql = JINJA.sub(write, text)
     return sql if is_known else None
 
 

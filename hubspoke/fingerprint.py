@@ -22,6 +22,11 @@ SETTINGS_OF_A_MODEL = (
     "pre-hook",
     "post-hook",
     "sql_header",
+    "indexes",
+    "persist_docs",
+    "grants",
+    "partitioned_by",
+    "sorted_by",
 )
 HALF = 32
 """Digits of each of the two hashes that a fingerprint is made of."""

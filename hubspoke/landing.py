@@ -37,7 +37,7 @@ class Load(BaseModel):
         loaded_at: UTC time of the load.
         rows: Rows landed.
         kind: ``whole``: it is the table; ``changes``: it holds what changed since the loads before.
-        fingerprint: SHA-256 of the source file, if there was one.
+        fingerprint: A hash of the source file, if there was one.
         file: Name of the source file, if there was one.
         columns: The table's columns in their order, and their types in DuckDB; empty: those of the Parquet file.
         key: Columns that tell rows apart; empty: nothing does, and changes are inserts only.

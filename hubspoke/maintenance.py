@@ -197,7 +197,12 @@ def difference(before: str, after: str, columns: Sequence[str]) -> str:
 
     Returns:
         A query for each such row once, with ``_times``: how often more it is in the second than in the first.
+
+    Raises:
+        NotMaintainable: A column is called just so.
     """
+    if "_times" in map(str.lower, columns):
+        raise NotMaintainable("a column of it is called _times")
     listed = ", ".join(map(identifier, columns))
     return (
         f"select {listed}, cast(sum(_times) as bigint) as _times from "

@@ -293,10 +293,17 @@ def _edit(root: Path, content: Content) -> bool:
     if not all(path.endswith(".sql") for path in paths):
         return False
     parsed = json.loads(kept.read_text())
-    nodes = {str(root / node["original_file_path"]): node_id for node_id, node in parsed["nodes"].items()}
+    own = parsed["metadata"]["project_name"]
+    nodes = {
+        str(root / node["original_file_path"]): node_id
+        for node_id, node in parsed["nodes"].items()
+        if node["package_name"] == own
+    }
     for path in paths:
-        node = parsed["nodes"].get(nodes.get(path), {})
-        now = edited(node, Path(path).read_text())
+        try:
+            now = edited(parsed["nodes"].get(nodes.get(path), {}), Path(path).read_bytes().decode())
+        except (OSError, UnicodeDecodeError):
+            return False  # dbt says what is wrong
         if now is None:
             return False
         parsed["nodes"][nodes[path]] = now

@@ -252,6 +252,7 @@ class _Run:
         self._queries: dict[str, str | None] = {}
         self._notes: dict[tuple[str, str], list[str]] = {}
         self._edited: dict[str, str] = {}
+        self._remeasured: list[str] = []
 
     def run(self, tell: Callable[[Step], None]) -> None:
         """Do all of it, and tell of each step."""
@@ -342,12 +343,10 @@ class _Run:
     def _bring_up_to_date(self, model: Node) -> None:
         """Compute what has changed in a table, and write it."""
         if edited := self._edited.get(model["unique_id"]):
-            query = self._relations.written_out(edited)
-            now, before = columns_of(self._hub, query), self._types[relation_key(model)]
-            is_in_order = model["config"]["contract"]["enforced"]  # by dbt, whatever the query's is
-            if now != before or not (is_in_order or list(now) == list(before)):
-                raise NotRefreshable(f"{model['name']} has other columns")
-            self._compute_again(model, query)
+            self._compute_again(model, self._of_same_columns(model, edited))
+            return
+        if any(rule["others"] for rule in self._taking_out(model)):
+            self._compute_again(model, self._relations.written_out(self._builds[model["unique_id"]].compiled))
             return
         number = self._builds[model["unique_id"]].number
         sql = self._relations.written_out(self._builds[model["unique_id"]].compiled)
@@ -366,6 +365,18 @@ class _Run:
         if self._is_change(change):
             self._changes[relation_key(model)] = change
             self._done.by_change += 1
+
+    def _of_same_columns(self, model: Node, sql: str) -> str:
+        """Return an edited query to run for a table that stays as it is, but for its rows."""
+        query = self._relations.written_out(sql)
+        now, before = columns_of(self._hub, f"(\n{query}\n)"), self._types.get(relation_key(model), {})
+        # a contract says the order, whatever the query's is
+        order = list(model["columns"]) if model["config"]["contract"]["enforced"] else list(now)
+        if now != before or [name.lower() for name in order] != [name.lower() for name in before]:
+            raise NotRefreshable(f"{model['name']} has other columns")
+        if any("INTERVAL" in data_type for data_type in now.values()):
+            raise NotRefreshable(f"{model['name']} has intervals, of which equal ones may differ")
+        return query
 
     def _compute_again(self, model: Node, sql: str) -> None:
         """Compute all of a table, and see whether it is another."""
@@ -581,7 +592,7 @@ class _Run:
             reported = failed if is_reported else 0
             measured = {"rows_tested": rows_tested, "rows_failed": failed, "failures": reported}
             known = {"model": about["name"], "test_id": gate["test_id"], "definition": gate["definition"]}
-            self._hub.execute(f"delete from quality.measurements where test_id = {literal(gate['test_id'])}")
+            self._remeasured.append(gate["test_id"])
             self._note("quality.measurements", **known, **measured, observed=observed)
         else:
             raise NotRefreshable(f"nobody noted what {test['name']} runs")
@@ -702,6 +713,9 @@ class _Run:
 
     def _write_notes(self) -> None:
         """Write what was noted, in the order of the tables' first lines: what a rule is told of comes after builds."""
+        listed = ", ".join(map(literal, self._remeasured)) or "null"
+        self._hub.execute(f"delete from quality.measurements where test_id in ({listed})")
+        self._remeasured.clear()
         for (table, columns), lines in self._notes.items():
             self._hub.execute(f"insert into {table} ({columns}) values {', '.join(lines)}")
         self._notes.clear()

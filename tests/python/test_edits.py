@@ -10,6 +10,7 @@ from test_plan import plan
 from test_refresh import refreshed, tables
 
 from hubspoke.edits import compiled, edited
+from hubspoke.maintenance import NotMaintainable, difference, repeated
 from hubspoke.manifest import Manifest, parse_project
 from hubspoke.release import last_builds
 
@@ -90,6 +91,28 @@ def test_a_reference_that_may_mean_two_is_left_to_dbt() -> None:
     assert compiled(node("select {{ var('x') }}"), [one]) is None
 
 
+def test_jinja_that_moves_what_is_around_it_is_left_to_dbt() -> None:
+    one = {"name": "x", "package_name": "here", "relation_name": '"x"'}
+    assert compiled(node("{{ config(tags=['t']) }}from {# why #}{{ ref('x') }}\r\n"), [one]) == 'from "x"\n'
+    assert compiled(node("from {{ ref('x') }} where a -- why\n{#- note -#}\nand b"), [one]) is None
+    assert compiled(node("from -- sales\n{{- ref('x') }}"), [one]) is None
+    assert compiled(node("{{ config(tags=['t']) or 'z' }}"), [one]) is None
+
+
+def test_a_difference_counts_repetitions_and_nulls() -> None:
+    rows = {"before": "(1), (1), (null), (2)", "after": "(1), (null), (null), (3)"}
+    with duckdb.connect() as connection:
+        for name, values in rows.items():
+            connection.execute(f"create table {name} as from (values {values}) as it (a)")
+        connection.execute(f"create table differing as {difference('before', 'after', ['a'])}")
+        went, came = (
+            connection.execute(repeated("differing", ["a"], times)).fetchall() for times in ("-_times", "_times")
+        )
+    assert (sorted(went), sorted(came, key=str)) == ([(1,), (2,)], [(3,), (None,)])
+    with pytest.raises(NotMaintainable):
+        difference("before", "after", ["a", "_TIMES"])
+
+
 def test_an_edit_of_a_table_is_built_without_dbt_as_dbt_builds_it(
     settled_shop: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +153,9 @@ def test_a_comment_is_no_edit_and_nothing_that_dbt_parses(
         pytest.param(WEEKS, "sum(sale_count)", "2 * sum(sale_count)", id="a model with macros and unit tests"),
         pytest.param(
             CORE, "        sales_amount,\n", "        sales_amount,\n        1 as one,\n", id="another column"
+        ),
+        pytest.param(
+            CORE, "product_id,\n        customer_id,", "customer_id,\n        product_id,", id="another order"
         ),
         pytest.param("models/facade/fct_sales_v1.sql", "from given", "from given where true", id="a view"),
         pytest.param(DEPARTMENTS, "select * from final", "select * from {{ var('it', 'final') }}", id="Jinja"),
