@@ -1,9 +1,11 @@
 """What new data costs: a build of 1 % and of 0.1 % more, beside a full one, as the history grows.
 
 Start it with: make bench-growth. A generated project of the kind that is kept up to date by change: lines and their
-products in core tables, marts by day, week, order and customer over them, and three deliveries. At each size all is
-built; then the tills send 0.1 % more lines and 1 % more, one in ten of them a correction of the last two weeks, and a
-build takes them in and releases. What a build by change leaves is held against a full one's, table by table.
+products in core tables, marts by day, week, order and customer over them, and three deliveries; as many lines as the
+running example has, and 10 and 50 times as many. At each size all is built; then the tills send 0.1 % more lines and
+1 % more, and a build takes them in and releases. They are all new, or one in ten is another amount for a line of the
+last two weeks: corrections of one line in a thousand then touch one in twenty. What a build by change leaves is held
+against a full one's, table by table.
 
 All builds are made in one process, as hubspoke run makes them: what is imported once, and dbt's parse, are in none of
 the times. Each has new data, and so a release to write.
@@ -28,9 +30,11 @@ from hubspoke.build import build
 from hubspoke.manifest import parse_project
 from hubspoke.project import Project
 
-LINES = 400_000
+LINES = 1_470_000
 DAYS = 365
 SHARES = (0.001, 0.01)
+SENT = [(share, has_corrections) for has_corrections in (False, True) for share in SHARES]
+"""What is sent: a share of the lines, and whether one in ten of them corrects another."""
 
 SOURCES = """
 sources:
@@ -165,11 +169,12 @@ class Shop:
         duckdb.sql(f"copy ({rows}) to '{target}.new' (format parquet)")
         Path(f"{target}.new").replace(target)
 
-    def send(self, share: float) -> None:
-        """Send a share more lines: nine in ten of them new, one of the last two weeks with another amount."""
+    def send(self, share: float, has_corrections: bool) -> None:
+        """Send a share more lines; one in ten is one of the last two weeks with another amount, or all are new."""
         count, recent = int(self.lines * share), self.lines * 14 // DAYS
         old = f"{self._sent - recent} + hash(i, {self._files}) % {recent}"
-        self._write(f"range({self._sent}, {self._sent + count})", f"if(i % 10 = 0, cast({old} as bigint), i)")
+        line = f"if(i % 10 = 0, cast({old} as bigint), i)" if has_corrections else "i"
+        self._write(f"range({self._sent}, {self._sent + count})", line)
         self._sent += count
 
     def run(self, *command: str) -> Cost:
@@ -203,9 +208,9 @@ def _yaml(name: str, columns: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def timed(shop: Shop, share: float, is_full: bool) -> float:
+def timed(shop: Shop, share: float, has_corrections: bool, is_full: bool) -> float:
     """Send a share more lines, land them, build, and return the seconds of the build."""
-    shop.send(share)
+    shop.send(share, has_corrections)
     shop.run("hubspoke", "ingest")
     project = Project.find(shop.root)
     shutil.rmtree(shop.root / "target/parsed", ignore_errors=True)
@@ -230,10 +235,10 @@ def measure(size: int, folder: Path) -> list[str]:
     """
     shop = Shop(folder / f"times-{size}", LINES * size)
     os.environ["HUBSPOKE_WAREHOUSE"] = str(shop.root / "warehouse")
-    full = min(timed(shop, SHARES[-1], is_full=True) for _ in range(3))
+    full = min(timed(shop, *SENT[-1], is_full=True) for _ in range(3))
     cells = [f"{shop.lines:,}", f"{full:.1f}"]
-    for share in SHARES:
-        seconds = min(timed(shop, share, is_full=False) for _ in range(3))
+    for share, has_corrections in SENT:
+        seconds = min(timed(shop, share, has_corrections, is_full=False) for _ in range(3))
         cells += [f"{seconds:.1f}", f"{100 * seconds / full:.0f} %"]
     found = shop.tables()
     shop.run("hubspoke", "build", "--full")
@@ -247,8 +252,11 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 50], metavar="TIMES")
     asked = parser.parse_args()
     table = Table(title="A build of new data beside a full one, release included, seconds")
-    for heading in ("lines", "full", *(heading for share in SHARES for heading in (f"{share:.1%} new", "of full"))):
-        table.add_column(heading, justify="right")
+    table.add_column("lines", justify="right")
+    table.add_column("full", justify="right")
+    for share, has_corrections in SENT:
+        table.add_column(f"{share:.1%} {'corrected too' if has_corrections else 'new'}", justify="right")
+        table.add_column("of full", justify="right")
     for size in asked.sizes:
         with tempfile.TemporaryDirectory(prefix="hubspoke-bench-") as temporary:
             table.add_row(*measure(size, Path(temporary)))

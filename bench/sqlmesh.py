@@ -196,7 +196,7 @@ class Race:
         self._edit(number)
         self._step("edit", ("build",), Mesh.plan)
         for share in SHARES:
-            self.shop.send(share)
+            self.shop.send(share, has_corrections=True)
             self.files += 1
             self.shop.run("hubspoke", "ingest")
             self._step(f"{100 * share:g} % new", ("build",), lambda mesh: mesh.take_in(self.files))

@@ -103,8 +103,10 @@ class Views:
         self.changes = self._read(content.changes, AUDIT)
         if keys:
             self._whole = f"(select * from {self._whole} as _rows where {self._of(keys)})" if self._whole else ""
-            wanted = f"{self._of(keys)} or _change = 'truncate'"
-            self.changes = f"(select * from {self.changes} as _rows where {wanted})"
+            # one condition on both would be asked of every row: by itself, each leaves out the files that have none
+            wanted = (f"_change <> 'truncate' and {self._of(keys)}", "_change = 'truncate'")
+            parts = (f"select * from {self.changes} as _rows where {condition}" for condition in wanted)
+            self.changes = f"({' union all '.join(parts)})"
         unchanged = {identifier(name) for load in content.changes for name in load.unchanged}
         self._unchanged = [column for column in self._columns if column in unchanged]
         self.current = self._current() if content.changes else f"select {self._listed()} from {self._whole}"

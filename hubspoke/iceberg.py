@@ -18,49 +18,11 @@ from hubspoke.location import Location
 from hubspoke.sql import identifier, quoted
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
 
 WIDE = {"HUGEINT", "UHUGEINT"}
 """DuckDB types that Parquet has no whole number for; DuckDB would write them as doubles, so they become decimals."""
-
-
-def replace_rows(
-    table: "Table", schema: "pa.Schema", columns: dict[str, str], files: list[str], **properties: str
-) -> None:
-    """Make a table's rows those of some Parquet files, which become its own.
-
-    What the rows are and the rows themselves change in one commit: a kill leaves the table as it was.
-
-    Args:
-        table: The table.
-        schema: Arrow schema of the files.
-        columns: DuckDB type by column; a column whose type is another than before is another column.
-        files: URLs of the files.
-        properties: What else is noted with the table.
-    """
-    from pyiceberg.expressions import AlwaysTrue
-
-    with table.transaction() as transaction:
-        known = json.loads(table.properties.get("columns", "null"))
-        if known != columns:
-            gone = [
-                column
-                for column in table.schema().column_names
-                if not known or known.get(column) != columns.get(column)
-            ]
-            with transaction.update_schema(allow_incompatible_changes=True) as update:
-                for column in gone:
-                    update.delete_column(column)
-            with transaction.update_schema(allow_incompatible_changes=True) as update:
-                update.union_by_name(schema)
-            properties["columns"] = json.dumps(columns)
-        if properties:
-            transaction.set_properties(properties)
-        if table.current_snapshot():
-            transaction.delete(AlwaysTrue())
-        transaction.add_files(files)
 
 
 class IcebergTables:
@@ -98,6 +60,8 @@ class IcebergTables:
         import pyarrow.parquet as parquet
         from pyiceberg.exceptions import NoSuchTableError
 
+        from hubspoke.iceberg_commit import replace_rows
+
         folder = _folder(spoke, name)
         file = f"{folder}/data/{uuid.uuid4()}.parquet"
         path, url = self.location.name(file), f"{self.location.url}/{folder}"
@@ -119,7 +83,7 @@ class IcebergTables:
             )
         replace_rows(table, schema, columns, [f"{self.location.url}/{file}"])
         snapshot = table.current_snapshot()
-        assert snapshot is not None  # noqa: S101 -- add_files has just made it
+        assert snapshot is not None  # noqa: S101 -- it has just been made
         self.location.sync(folder)
         return snapshot.snapshot_id, [file], self.location.relative(table.metadata_location)
 

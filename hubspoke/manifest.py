@@ -11,11 +11,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hubspoke.edits import edited
 from hubspoke.errors import HubspokeError
 from hubspoke.files import write_whole
+from hubspoke.yaml_file import read_yaml
 
 Node = dict[str, Any]
 
@@ -342,7 +341,7 @@ def _read(path: Path) -> Manifest:
 
 def content_of(root: Path) -> Content:
     """Return what dbt's parse would read now."""
-    project = yaml.safe_load((root / "dbt_project.yml").read_text())
+    project = read_yaml(root / "dbt_project.yml")
     named = [project.get(setting) or usual for setting, usual in PATHS.items()]
     folders = {folder for one in named for folder in ([one] if isinstance(one, str) else one)}
     files = {file for folder in folders for file in (root / folder).rglob("*") if file.is_file()}

@@ -8,6 +8,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined, TemplateError
 
 from hubspoke.project import Project
+from hubspoke.yaml_file import read_yaml
 
 UNDERSTOOD = {"type", "path", "schema", "database", "threads", "config_options", "settings", "plugins"}
 """What a target may hold to be opened here: extensions, secrets and attached databases are dbt's."""
@@ -33,8 +34,8 @@ def rendered_target(project: Project, name: str = "") -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        profiles = _rendered(yaml.safe_load(file.read_text()))
-        own = yaml.safe_load((project.root / "dbt_project.yml").read_text())["profile"]
+        profiles = _rendered(read_yaml(file))
+        own = read_yaml(project.root / "dbt_project.yml")["profile"]
         profile = profiles[os.environ.get("DBT_PROFILE") or own]
         target: dict[str, Any] = profile["outputs"][name or os.environ.get("DBT_TARGET") or profile["target"]]
     except (yaml.YAMLError, TemplateError, KeyError, TypeError):

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hubspoke.errors import HubspokeError
+from hubspoke.yaml_file import read_yaml
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Project:
 
     def variables(self) -> dict[str, Any]:
         """Read the values of dbt's variables that ``dbt_project.yml`` sets."""
-        content = yaml.safe_load((self.root / "dbt_project.yml").read_text())
+        content = read_yaml(self.root / "dbt_project.yml")
         given = dict(content.get("vars") or {})
         own = dict(given.get(content["name"]) or {})
         return {**{name: value for name, value in given.items() if not isinstance(value, dict)}, **own}

@@ -243,7 +243,7 @@ class _Run:
         self._relations = Relations(plan.manifest, self._builds, hub)
         self._types = self._relations.types
         self._changes: dict[str, Changed | None] = {}
-        self._numbers = 0
+        self._kept: dict[str, int] = {}
         self._gates: dict[str, list[dict[str, Any]]] = {}
         self._taken: dict[str, int] = {}
         self._rows_in: dict[str, int] = {}
@@ -309,7 +309,7 @@ class _Run:
 
     def _pin_source(self, source: Node, load: dict[str, Any], before: str) -> None:
         view = source["relation_name"]
-        columns = columns_of(self._hub, view)
+        columns = self._types[relation_key(source)]
         news = changes_since(LandingZone(self._project.landing), source["source_name"], source["name"], before)
         if news and self._count(f"select 1 from {news.changes} where _change = 'truncate'"):
             news = None
@@ -406,8 +406,8 @@ class _Run:
         keys = self._keys(maintenance, felt)
         matches = maintenance.matches(keys, "_rows")
         stale = self._keep(f"select _rows.* from {relation} as _rows semi join {keys.name} as _keys on {matches}")
-        touched, whole = self._count(f"from {stale}"), self._about(model)
-        if touched > WORTHWHILE_SHARE * whole:
+        touched = self._kept[stale]
+        if touched and touched > WORTHWHILE_SHARE * (whole := self._about(model)):
             raise NotMaintainable(f"{touched:,} of about {whole:,} rows are touched")
         self._refuse_split_keys(model, maintenance.key)
         rows = self._filled_like(relation, maintenance.recomputed(keys, {leaf: changes[leaf] for leaf in felt}))
@@ -431,7 +431,7 @@ class _Run:
             columns = query.felt(leaf)
             is_part = len(columns) < len(self._types[leaf])
             # rows can only be alike where some went and some came
-            if is_part and self._count(f"from {change.removed}") and self._count(f"from {change.added}"):
+            if is_part and self._kept[change.removed] and self._kept[change.added]:
                 felt[leaf] = self._difference(change.removed, change.added, columns)
         return {leaf: change for leaf, change in felt.items() if self._is_change(change)}
 
@@ -461,7 +461,7 @@ class _Run:
     def _filled_like(self, relation: str, sql: str) -> str:
         """Keep the rows of a query as a table would hold them."""
         table = self._keep(f"from {relation} limit 0")
-        self._hub.execute(f"insert into {table} by name select * from ({sql}\n)")
+        self._kept[table] = self._value(f"insert into {table} by name select * from ({sql}\n)")
         return table
 
     # --- rows that rules take out
@@ -585,7 +585,7 @@ class _Run:
             reported = failed
         elif gate is not None:
             about = self._manifest.get(test["attached_node"])
-            rows_tested = self._rows_in.get(about["unique_id"]) or self._count(f"from {about['relation_name']}")
+            rows_tested = self._rows_of_model(about)
             failed, observed = self._measure(gate, about)
             share = gate["max_failed_share"]
             is_reported = failed > share * rows_tested if share is not None else gate["is_reported"]
@@ -647,6 +647,13 @@ class _Run:
             return None
         keys = self._keys(maintenance, felt)
         return self._count(maintenance.recomputed(keys, {leaf: known[leaf] for leaf in felt}))
+
+    def _rows_of_model(self, model: Node) -> int:
+        """Count the rows of a model, those included that were taken out; once, as it is not written again."""
+        node_id = model["unique_id"]
+        if node_id not in self._rows_in:
+            self._rows_in[node_id] = self._count(f"from {model['relation_name']}")
+        return self._rows_in[node_id]
 
     def _measure(self, gate: dict[str, Any], about: Node) -> tuple[int, str | None]:
         """Count the rows that break a rule which the gate knows, or look at a figure of the whole."""
@@ -724,9 +731,9 @@ class _Run:
 
     def _keep(self, sql: str) -> str:
         """Keep what a query gives until the run ends, and return what it is called."""
-        self._numbers += 1
-        name = f"temp._refresh_{self._numbers}"
-        self._hub.execute(f"create temp table _refresh_{self._numbers} as {sql}")
+        number = len(self._kept) + 1
+        name = f"temp._refresh_{number}"
+        self._kept[name] = self._value(f"create temp table _refresh_{number} as {sql}")
         return name
 
     def _count(self, sql: str) -> int:
@@ -741,7 +748,7 @@ class _Run:
         )
 
     def _is_change(self, change: Changed) -> bool:
-        return self._count(f"(select 1 from {change.removed}) union all (select 1 from {change.added})") > 0
+        return self._kept[change.removed] + self._kept[change.added] > 0
 
     def _value(self, sql: str) -> int:
         row: Any = self._hub.execute(sql).fetchone()

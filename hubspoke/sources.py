@@ -20,13 +20,12 @@ from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, Va
 from pydantic_core import PydanticCustomError
 
 from hubspoke.errors import HubspokeError
+from hubspoke.yaml_file import LOADER
 
 VARIABLE = "HUBSPOKE_SOURCES"
 """Environment variable that names a file: where the sources are in this environment."""
 PACKAGE = "package:"
 FORMATS = ("csv", "json", "jsonl", "parquet", "xlsx")
-LIBYAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The safe loader in C, several times as fast, where PyYAML was built with it."""
 
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
@@ -368,8 +367,8 @@ class _File:
         self.faults = faults
         text = path.read_text()
         try:
-            self.content: dict[str, Any] = yaml.load(text, Loader=LIBYAML) or {}  # noqa: S506 -- a safe one
-            self._tree = yaml.compose(text, Loader=LIBYAML)
+            self.content: dict[str, Any] = yaml.load(text, Loader=LOADER) or {}  # noqa: S506 -- a safe one
+            self._tree = yaml.compose(text, Loader=LOADER)
         except yaml.YAMLError as error:
             raise HubspokeError(f"{where}: not valid YAML: {error}") from None
 

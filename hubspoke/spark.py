@@ -20,7 +20,6 @@ import duckdb
 
 from hubspoke.changelog import table_views
 from hubspoke.errors import HubspokeError
-from hubspoke.iceberg import replace_rows
 from hubspoke.landing import LandingZone
 from hubspoke.location import Location
 from hubspoke.manifest import Manifest, Node
@@ -230,6 +229,8 @@ class SparkHub:
         """Make the rows of ``landing.<name>`` those of a query: of the files that it reads, if it reads no more."""
         import pyarrow.parquet as parquet
         from pyiceberg.exceptions import NoSuchTableError
+
+        from hubspoke.iceberg_commit import replace_rows
 
         self.catalog.create_namespace_if_not_exists("landing")
         try:
