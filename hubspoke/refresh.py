@@ -201,6 +201,7 @@ class Relations:
     Attributes:
         nodes: Nodes.
         types: Columns.
+        sizes: Rows of tables as the engine knows them without reading any; deleted ones may be among them.
     """
 
     def __init__(self, manifest: Manifest, builds: dict[str, Build], hub: duckdb.DuckDBPyConnection) -> None:
@@ -211,6 +212,8 @@ class Relations:
             "where not internal"
         ).fetchall():
             self.types.setdefault(".".join(names).lower(), {})[column] = data_type
+        sizes = hub.execute("select database_name, schema_name, table_name, estimated_size from duckdb_tables()")
+        self.sizes: dict[str, int] = {".".join(names).lower(): size for *names, size in sizes.fetchall()}
         self.nodes = {
             relation_key(node): node
             for node in [*manifest.nodes.values(), *manifest.sources.values()]
@@ -243,6 +246,7 @@ class _Run:
         self._relations = Relations(plan.manifest, self._builds, hub)
         self._types = self._relations.types
         self._changes: dict[str, Changed | None] = {}
+        self._sizes = self._relations.sizes
         self._kept: dict[str, int] = {}
         self._gates: dict[str, list[dict[str, Any]]] = {}
         self._taken: dict[str, int] = {}
@@ -407,7 +411,7 @@ class _Run:
         matches = maintenance.matches(keys, "_rows")
         stale = self._keep(f"select _rows.* from {relation} as _rows semi join {keys.name} as _keys on {matches}")
         touched = self._kept[stale]
-        if touched and touched > WORTHWHILE_SHARE * (whole := self._about(model)):
+        if touched and touched > WORTHWHILE_SHARE * (whole := self._sizes.get(relation_key(model), 0)):
             raise NotMaintainable(f"{touched:,} of about {whole:,} rows are touched")
         self._refuse_split_keys(model, maintenance.key)
         rows = self._filled_like(relation, maintenance.recomputed(keys, {leaf: changes[leaf] for leaf in felt}))
@@ -455,6 +459,8 @@ class _Run:
         """Keep how rows differ."""
         names = list(columns)
         differing = self._keep(difference(before, after, names))
+        if not self._kept[differing]:
+            return Changed(differing, differing)
         went, came = (self._keep(repeated(differing, names, times)) for times in ("-_times", "_times"))
         return Changed(went, came)
 
@@ -738,14 +744,6 @@ class _Run:
 
     def _count(self, sql: str) -> int:
         return self._value(f"select count(*) from ({sql})")
-
-    def _about(self, model: Node) -> int:
-        """Return the number of a table's rows as the engine knows it without reading any; deleted ones may be in it."""
-        schema, name = literal(model["schema"]), literal(model["alias"])
-        return self._value(
-            "select estimated_size from duckdb_tables() "
-            f"where database_name = current_database() and schema_name = {schema} and table_name = {name}"
-        )
 
     def _is_change(self, change: Changed) -> bool:
         return self._kept[change.removed] + self._kept[change.added] > 0

@@ -42,7 +42,9 @@ class Forge:
         self._lock = threading.Lock()
         self._channel: socket.socket | None = None
 
-    def run(self, command: list[str], cwd: Path, env: dict[str, str], timeout: float) -> subprocess.CompletedProcess:
+    def run(
+        self, command: list[str], cwd: Path, env: dict[str, str], timeout: float
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command as subprocess.run does, and take what it prints."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             status, told = os.pipe()
