@@ -416,7 +416,7 @@ class _Run:
         self._refuse_split_keys(model, maintenance.key)
         rows = self._filled_like(relation, maintenance.recomputed(keys, {leaf: changes[leaf] for leaf in felt}))
         fresh = self._gated(model, rows, f"using {keys.name} as _keys where {matches}")
-        change = self._difference(stale, fresh, self._types[relation_key(model)]) if touched else Changed(stale, fresh)
+        change = self._without_alike(Changed(stale, fresh), self._types[relation_key(model)])
         if self._is_change(change):
             self._hub.execute(f"delete from {relation} as _rows using {keys.name} as _keys where {matches}")
             self._hub.execute(f"insert into {relation} from {fresh}")
@@ -434,9 +434,8 @@ class _Run:
         for leaf, change in felt.items():
             columns = query.felt(leaf)
             is_part = len(columns) < len(self._types[leaf])
-            # rows can only be alike where some went and some came
-            if is_part and self._kept[change.removed] and self._kept[change.added]:
-                felt[leaf] = self._difference(change.removed, change.added, columns)
+            if is_part:
+                felt[leaf] = self._without_alike(change, columns)
         return {leaf: change for leaf, change in felt.items() if self._is_change(change)}
 
     def _again(self, model: Node, sql: str) -> Changed | None:
@@ -454,6 +453,18 @@ class _Run:
             self._hub.execute(f"delete from {relation}")
             self._hub.execute(f"insert into {relation} from {fresh}")
         return change
+
+    def _without_alike(self, change: Changed, columns: Iterable[str]) -> Changed:
+        """Leave out of a change the rows that went and came again, as far as some columns tell."""
+        same = " and ".join(
+            f"_came.{column} is not distinct from _went.{column}" for column in map(identifier, columns)
+        )
+        is_possible = self._kept[change.removed] and self._kept[change.added]
+        alike = f"select 1 from {change.added} as _came semi join {change.removed} as _went on {same}"
+        # where there are none, which is usual and soon known, nothing has to be counted row by row
+        if not is_possible or not self._count(f"{alike} limit 1"):
+            return change
+        return self._difference(change.removed, change.added, columns)
 
     def _difference(self, before: str, after: str, columns: Iterable[str]) -> Changed:
         """Keep how rows differ."""
