@@ -150,6 +150,7 @@ class Block:
         barriers: Lists of columns: a filter passes if it is on columns of each of these: what is grouped by, what a
             window is partitioned by; an empty list lets nothing pass.
         obstacle: What the innermost barrier is, in words.
+        is_distinct: Whether equal rows are one.
         aside: What it reads in subqueries of which nothing is known.
         reads: What each of its columns is made of; None if that is not known.
         always: What it reads whichever of its columns are asked for; None if that is not known.
@@ -161,6 +162,7 @@ class Block:
     follows: list[tuple[Column, Column]] = field(default_factory=list)
     barriers: list[list[Column]] = field(default_factory=list)
     obstacle: str = ""
+    is_distinct: bool = False
     aside: list["Relation"] = field(default_factory=list)
     reads: dict[str, set[Column] | None] = field(default_factory=dict)
     always: set[Column] | None = field(default_factory=set)
@@ -179,6 +181,11 @@ class Block:
     def passes(self, columns: Sequence[Column]) -> bool:
         """Whether a filter on these columns may as well be put over what is read."""
         return all(set(columns) <= self._widened(barrier) for barrier in self.barriers)
+
+    @property
+    def is_by_row(self) -> bool:
+        """Whether each row of what it reads gives rows of its own: what aggregates hands no column on ungrouped."""
+        return not self.barriers and not self.is_distinct and any(self.columns.values())
 
     def _widened(self, barrier: list[Column]) -> set[Column]:
         return {found for column in barrier for found in self.same_as(column).items()}
@@ -272,6 +279,21 @@ class Query:
         """Return the columns of a relation of which a change can be felt; all, where only the number of rows can."""
         used = self.used(relation)
         return [name for name in self._types[relation] if name.lower() in used] or list(self._types[relation])
+
+    def is_by_row(self, relation: str) -> bool:
+        """Whether each row of a relation gives rows of the result of its own, whichever others there are."""
+        return _is_by_row(self.root, relation)
+
+    def of_rows(self, relation: str, rows: str) -> str:
+        """Return SQL for what some rows of a relation give that the query reads once.
+
+        Args:
+            relation: The relation.
+            rows: Name of one that holds the rows.
+        """
+        [scan] = [scan for scan in self.scans if scan.relation == relation]
+        name = "" if scan.is_named else f" as {_last(relation)}"
+        return _spliced(self.sql, [(scan.place, f"(select _scan.* from {rows} as _scan){name}")])
 
     @cached_property
     def _used(self) -> dict[tuple[int, int], set[str]]:
@@ -666,6 +688,7 @@ class _Reader:
             block.barriers.append(keys)
             block.obstacle = "what it groups by is computed, or is not told by what changes"
         distinct = node.args.get("distinct")
+        block.is_distinct = bool(distinct)
         if distinct and distinct.args.get("on"):
             parts = distinct.args["on"].expressions or [distinct.args["on"]]
             block.barriers.append([column for part in parts if (column := scope.resolve(part.unnest()))])
@@ -836,6 +859,26 @@ def _scans(relation: Relation) -> Iterator[Scan]:
     else:
         for part in [*(item.relation for item in relation.items), *relation.aside]:
             yield from _scans(part)
+
+
+def _is_by_row(relation: Relation, name: str) -> bool:
+    """Whether each row of the relation of that name gives rows of its own, in a relation that reads it once."""
+
+    def reads(part: Relation) -> bool:
+        return any(scan.relation == name for scan in _scans(part))
+
+    if isinstance(relation, Scan):
+        return True
+    if isinstance(relation, SetOperation):
+        return False  # another branch gives rows, too
+    items = [item for item in relation.items if reads(item.relation)]
+    return (
+        relation.is_by_row
+        and not any(map(reads, relation.aside))
+        and len(items) == 1
+        and not (items[0].is_optional or items[0].is_hidden)
+        and _is_by_row(items[0].relation, name)
+    )
 
 
 def _use(relation: Relation, wanted: set[str], found: dict[tuple[int, int], set[str]]) -> None:

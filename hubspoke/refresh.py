@@ -65,6 +65,9 @@ FILLED_IN = {
 COMPARED_ROWS = 5_000_000
 """A larger relation that was computed anew is not compared with what it was: it is taken to be another."""
 
+READ_WHOLE = 1_000_000
+"""Rows of what new rows are joined to, up to which that is read for them, and no key is sought."""
+
 WORTHWHILE_SHARE = 0.3
 """Where changes touch more of a model's rows, it is quicker to run its query again."""
 
@@ -406,6 +409,11 @@ class _Run:
         if not felt:
             nothing = self._keep(f"from {relation} limit 0")
             return Changed(nothing, nothing)
+        rows = self._rows_alone(query, felt, changes)
+        if rows and not self._taking_out(model) and not any(self._kept[changes[leaf].removed] for leaf in felt):
+            change = Changed(self._keep(f"from {relation} limit 0"), self._filled_like(relation, rows))
+            self._hub.execute(f"insert into {relation} from {change.added}")
+            return change
         maintenance = Maintenance(query, set(felt), self._manifest.tested_key(model)[0])
         keys = self._keys(maintenance, felt)
         matches = maintenance.matches(keys, "_rows")
@@ -414,13 +422,20 @@ class _Run:
         if touched and touched > WORTHWHILE_SHARE * (whole := self._sizes.get(relation_key(model), 0)):
             raise NotMaintainable(f"{touched:,} of about {whole:,} rows are touched")
         self._refuse_split_keys(model, maintenance.key)
-        rows = self._filled_like(relation, maintenance.recomputed(keys, {leaf: changes[leaf] for leaf in felt}))
-        fresh = self._gated(model, rows, f"using {keys.name} as _keys where {matches}")
+        computed = self._filled_like(relation, maintenance.recomputed(keys, {leaf: changes[leaf] for leaf in felt}))
+        fresh = self._gated(model, computed, f"using {keys.name} as _keys where {matches}")
         change = self._without_alike(Changed(stale, fresh), self._types[relation_key(model)])
         if self._is_change(change):
             self._hub.execute(f"delete from {relation} as _rows using {keys.name} as _keys where {matches}")
             self._hub.execute(f"insert into {relation} from {fresh}")
         return change
+
+    def _rows_alone(self, query: Query, felt: Iterable[str], changes: dict[str, Changed]) -> str:
+        """Return SQL for what the rows that came give; empty where that hangs on other rows of what changed, too."""
+        [leaf, *more] = felt
+        others = {scan.relation for scan in query.scans} - {leaf}
+        is_quick = sum(self._sizes.get(other, READ_WHOLE + 1) for other in others) <= READ_WHOLE
+        return query.of_rows(leaf, changes[leaf].added) if is_quick and not more and query.is_by_row(leaf) else ""
 
     def _keys(self, maintenance: Maintenance, changes: dict[str, Changed]) -> Keys:
         """Keep the keys that changes touch."""
@@ -659,6 +674,8 @@ class _Run:
             felt = self._felt(read, known)
             if not felt:
                 return 0
+            if rows := self._rows_alone(read, felt, known):
+                return self._count(rows)
             maintenance = Maintenance(read, set(felt))
         except NotMaintainable:
             return None
