@@ -6,6 +6,9 @@ grouping and a window where they are among what is grouped or partitioned by; an
 them. The keys that a change touches are the values of these columns in the rows that changed, as they were and as they
 are. Where the change is in another relation than the keys, they are found by the equalities that join the two.
 
+Where each row of a relation gives rows of its own (filters, projections, joins to others), new rows need no keys: what
+they give is new, and nothing else is.
+
 More keys than need be cost time; a key too few would leave a wrong row. So whatever is not known for sure to hand a
 column on ends it, and a query whose columns all end is built as a whole.
 
