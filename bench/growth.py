@@ -4,7 +4,7 @@ Start it with: make bench-growth. A generated project of the kind that is kept u
 products in core tables, marts by day, week, order and customer over them, and three deliveries; as many lines as the
 running example has, and 10 and 50 times as many. At each size all is built; then the tills send 0.1 % more lines and
 1 % more, and a build takes them in and releases. They are all new, or one in ten is another amount for a line of the
-last two weeks: corrections of one line in a thousand then touch one in twenty. What a build by change leaves is held
+last two weeks: corrections of one line in a thousand then touch one in 26. What a build by change leaves is held
 against a full one's, table by table.
 
 All builds are made in one process, as hubspoke run makes them: what is imported once, and dbt's parse, are in none of

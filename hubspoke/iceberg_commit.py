@@ -44,8 +44,8 @@ def replace_rows(table: Table, schema: pa.Schema, columns: dict[str, str], files
 class _Transaction(Transaction):
     """A transaction that works out once what each of its updates makes of the table.
 
-    The library's own does so wherever it looks at the table, twenty times a commit, and copies all snapshots each time:
-    that was most of a commit, and the more the more releases are kept.
+    The library's own does so wherever it looks at the table, almost forty times a commit, and copies all snapshots each
+    time: that was most of a commit, and the more the more releases are kept.
     """
 
     def __init__(self, table: Table) -> None:

@@ -295,8 +295,7 @@ class Query:
             rows: Name of one that holds the rows.
         """
         [scan] = [scan for scan in self.scans if scan.relation == relation]
-        name = "" if scan.is_named else f" as {_last(relation)}"
-        return _spliced(self.sql, [(scan.place, f"(select _scan.* from {rows} as _scan){name}")])
+        return _spliced(self.sql, [(scan.place, _read_from(scan, rows))])
 
     @cached_property
     def _used(self) -> dict[tuple[int, int], set[str]]:
@@ -528,7 +527,6 @@ class Maintenance:
         # all rows that are like those that came are those that came
         if change and change.key and set(change.key) <= set(filters[0].values()) and len(filters) == 1:
             source = change.added
-        name = "" if scan.is_named else f" as {_last(scan.relation)}"
         if len(filters) == 1:
             matched = f"semi join {keys.name} as _keys on {_match(keys, filters[0], '_scan')}"
         else:
@@ -536,7 +534,7 @@ class Maintenance:
                 f"exists (select 1 from {keys.name} as _keys where {_match(keys, columns, '_scan')})"
                 for columns in filters
             )
-        return f"(select _scan.* from {source} as _scan {matched}){name}"
+        return _read_from(scan, source, matched)
 
 
 class _Reader:
@@ -862,6 +860,12 @@ def _scans(relation: Relation) -> Iterator[Scan]:
     else:
         for part in [*(item.relation for item in relation.items), *relation.aside]:
             yield from _scans(part)
+
+
+def _read_from(scan: Scan, source: str, matched: str = "") -> str:
+    """Return what stands for a reference so that it reads a source instead, and of that what matches."""
+    name = "" if scan.is_named else f" as {_last(scan.relation)}"
+    return f"(select _scan.* from {source} as _scan {matched}){name}"
 
 
 def _is_by_row(relation: Relation, name: str) -> bool:

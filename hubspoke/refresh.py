@@ -13,7 +13,7 @@ import os
 import time
 import uuid
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -407,19 +407,19 @@ class _Run:
         felt = self._felt(query, changes)
         relation = model["relation_name"]
         if not felt:
-            nothing = self._keep(f"from {relation} limit 0")
+            nothing = self._empty_like(relation)
             return Changed(nothing, nothing)
         rows = self._rows_alone(query, felt, changes)
         if rows and not self._taking_out(model) and not any(self._kept[changes[leaf].removed] for leaf in felt):
-            change = Changed(self._keep(f"from {relation} limit 0"), self._filled_like(relation, rows))
+            change = Changed(self._empty_like(relation), self._filled_like(relation, rows))
             self._hub.execute(f"insert into {relation} from {change.added}")
             return change
         maintenance = Maintenance(query, set(felt), self._manifest.tested_key(model)[0])
         keys = self._keys(maintenance, felt)
         matches = maintenance.matches(keys, "_rows")
         stale = self._keep(f"select _rows.* from {relation} as _rows semi join {keys.name} as _keys on {matches}")
-        touched = self._kept[stale]
-        if touched and touched > WORTHWHILE_SHARE * (whole := self._sizes.get(relation_key(model), 0)):
+        touched, whole = self._kept[stale], self._sizes[relation_key(model)]
+        if touched > WORTHWHILE_SHARE * whole:
             raise NotMaintainable(f"{touched:,} of about {whole:,} rows are touched")
         self._refuse_split_keys(model, maintenance.key)
         computed = self._filled_like(relation, maintenance.recomputed(keys, {leaf: changes[leaf] for leaf in felt}))
@@ -448,8 +448,7 @@ class _Run:
         felt = {leaf: change for leaf, change in changes.items() if self._is_change(change)}
         for leaf, change in felt.items():
             columns = query.felt(leaf)
-            is_part = len(columns) < len(self._types[leaf])
-            if is_part:
+            if len(columns) < len(self._types[leaf]):
                 felt[leaf] = self._without_alike(change, columns)
         return {leaf: change for leaf, change in felt.items() if self._is_change(change)}
 
@@ -469,7 +468,7 @@ class _Run:
             self._hub.execute(f"insert into {relation} from {fresh}")
         return change
 
-    def _without_alike(self, change: Changed, columns: Iterable[str]) -> Changed:
+    def _without_alike(self, change: Changed, columns: Collection[str]) -> Changed:
         """Leave out of a change the rows that went and came again, as far as some columns tell."""
         same = " and ".join(
             f"_came.{column} is not distinct from _went.{column}" for column in map(identifier, columns)
@@ -481,7 +480,7 @@ class _Run:
             return change
         return self._difference(change.removed, change.added, columns)
 
-    def _difference(self, before: str, after: str, columns: Iterable[str]) -> Changed:
+    def _difference(self, before: str, after: str, columns: Collection[str]) -> Changed:
         """Keep how rows differ."""
         names = list(columns)
         differing = self._keep(difference(before, after, names))
@@ -490,9 +489,13 @@ class _Run:
         went, came = (self._keep(repeated(differing, names, times)) for times in ("-_times", "_times"))
         return Changed(went, came)
 
+    def _empty_like(self, relation: str) -> str:
+        """Keep an empty table with a relation's columns."""
+        return self._keep(f"from {relation} limit 0")
+
     def _filled_like(self, relation: str, sql: str) -> str:
         """Keep the rows of a query as a table would hold them."""
-        table = self._keep(f"from {relation} limit 0")
+        table = self._empty_like(relation)
         self._kept[table] = self._value(f"insert into {table} by name select * from ({sql}\n)")
         return table
 
