@@ -1,4 +1,4 @@
-"""``hubspoke build``: dbt's own build of what has to be built, with live progress and a summary at the end."""
+"""``hubspoke build``: does what a plan says, without dbt or by it, with live progress and a summary at the end."""
 
 import gc
 import importlib
@@ -108,7 +108,7 @@ def build(project: Project, select: tuple[str, ...], is_full: bool, console: Con
     Args:
         project: The project.
         select: dbt selectors; empty for what ``hubspoke.plan`` says.
-        is_full: Build everything, whatever the plan says.
+        is_full: Compute everything anew, whatever has changed.
         console: Where to print; a terminal gets a live display, anything else plain lines.
 
     Returns:
@@ -123,10 +123,12 @@ def build(project: Project, select: tuple[str, ...], is_full: bool, console: Con
     watch = Watch()
     started = time.monotonic()
     with display(watch, console):
-        plan = None if select or is_full or not project.hub.is_file() else make(project)
+        plan = None if select or not project.hub.is_file() else make(project, is_full)
         refreshed = None
         if plan and plan.steps:
             plan, refreshed = _refresh(project, plan, watch)
+            if is_full and not refreshed:
+                plan = None  # dbt does all of it, seeds and unit tests, too
         if not refreshed and (plan is None or plan.steps):
             selected = ["--select", *select] if select else plan.selectors if plan else []
             result = run_dbt(project, watch, selected, load_for_dbt(project.root))
@@ -172,10 +174,10 @@ def _refresh(project: Project, plan: Plan, watch: Watch, attempts: int = 5) -> t
         return plan, refresh(project, plan, tell)
     except LandedMeanwhile:
         if attempts > 1:
-            return _refresh(project, make(project), watch, attempts - 1)
+            return _refresh(project, make(project, plan.is_full), watch, attempts - 1)
         return plan, None
     except NotRefreshable as reason:
-        if all(step.why == "data" for step in plan.built):
+        if plan.is_full or all(step.why == "data" for step in plan.built):
             watch.reason = str(reason)
         return plan, None
     finally:
@@ -246,12 +248,18 @@ def _tell_of_refresh(project: Project, plan: Plan, refreshed: Refreshed, seconds
         held = _held_back(hub)
     by_change, again = counted(refreshed.by_change, "model"), refreshed.again
     same = f"{len(plan.built) - refreshed.by_change - again} as they were"
+    name, done = "refreshed", f"{by_change} by change, {again} again, {same},"
+    skipped = f"{plan.skipped_in_words}: unchanged, and so is what they read"
+    if plan.is_full:
+        seeds, unit_tests = plan.skipped
+        name, done = "built", counted(len(plan.built), "model")
+        skipped = f"{counted(seeds, 'seed')} and {counted(unit_tests, 'unit test')}: unchanged, and they read no data"
     released, *further = refreshed.outcome.splitlines() or [""]
     lines = {
         "landed": _landed(project),
-        "refreshed": f"{by_change} by change, {again} again, {same}, in {seconds:.0f} s",
+        name: f"{done} in {seconds:.0f} s",
         "checked": f"{counted(refreshed.rules, 'rule')}: 0 failed, {len(refreshed.warned)} warned",
-        "skipped": f"{plan.skipped_in_words}: unchanged, and so is what they read",
+        "skipped": skipped,
         "held back": held,
         "release": released,
         **_named(further),

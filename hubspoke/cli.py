@@ -442,7 +442,7 @@ def _promote(project: Project, name: str) -> None:
 
 @cli.command()
 @click.option("-s", "--select", multiple=True, help="dbt selector, for example mart_sales__daily_stores+")
-@click.option("--full", is_flag=True, help="Build everything, changed or not.")
+@click.option("--full", is_flag=True, help="Compute everything anew, changed or not.")
 def build(select: tuple[str, ...], full: bool) -> None:
     """Build what has changed, test it and, if all is green, release.
 

@@ -25,7 +25,9 @@ from hubspoke.sql import quoted
 from hubspoke.versions import Build, Result, Versions, held, is_older, judged, wanted
 from hubspoke.volatility import volatile
 
-Why = Literal["added", "edited", "unfinished", "failed", "volatile", "data", "ancestor", "outdated", "unreleased"]
+Why = Literal[
+    "added", "edited", "unfinished", "failed", "volatile", "asked", "data", "ancestor", "outdated", "unreleased"
+]
 
 WORDS: dict[Why, str] = {
     "added": "added: never built here",
@@ -33,6 +35,7 @@ WORDS: dict[Why, str] = {
     "unfinished": "its last build did not come to its end",
     "failed": "failed last",
     "volatile": "volatile: to build it again may give something else",
+    "asked": "asked for, changed or not",
     "data": "reads new data",
     "ancestor": "changed through an ancestor",
     "outdated": "built from other data than there is now",
@@ -87,6 +90,7 @@ class Plan:
         goal: What the build is to arrive at, as one hash: another once something is edited or has landed.
         definitions: Fingerprint of each model, seed and test.
         loads: Version of each source.
+        is_full: Whether all is to be computed anew, whatever has changed.
     """
 
     manifest: Manifest
@@ -95,6 +99,7 @@ class Plan:
     goal: str
     definitions: dict[str, str]
     loads: Versions
+    is_full: bool = False
 
     @cached_property
     def built(self) -> list[Step]:
@@ -141,10 +146,14 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def make(project: Project) -> Plan:
+def make(project: Project, is_full: bool = False) -> Plan:
     """Parse the project, look at what has landed and at what the hub says of itself, and tell what is to be done.
 
     Writes nothing but dbt's own ``target/``; in a development environment also what its hub has noted since.
+
+    Args:
+        project: The project.
+        is_full: Whether all that rests on data is to be done, changed or not.
 
     Raises:
         HubspokeError: dbt cannot parse the project, or the hub is being built.
@@ -168,7 +177,7 @@ def make(project: Project) -> Plan:
     loads = current_loads(project, manifest)
     if project.base:  # what its hub was built from is new enough
         loads |= {node_id: builds[node_id].fingerprint or "" for node_id in loads.keys() & builds.keys()}
-    steps = compare(manifest, definitions, builds, results, loads)
+    steps = compare(manifest, definitions, builds, results, loads, is_full)
     if project.base:  # nothing is released from here, and only the hub keeps the record that a snapshot is
         steps = [step for step in steps if step.node["resource_type"] != "snapshot"]
     elif not steps and not is_released:
@@ -176,7 +185,7 @@ def make(project: Project) -> Plan:
     goal = hashlib.sha256(json.dumps([definitions, loads], sort_keys=True).encode()).hexdigest()
     known = {**manifest.nodes, **manifest.sources}
     removed = [node_id for node_id in builds if node_id not in known and node_id.startswith(("model.", "seed."))]
-    return Plan(manifest, tuple(steps), tuple(sorted(removed)), goal, definitions, loads)
+    return Plan(manifest, tuple(steps), tuple(sorted(removed)), goal, definitions, loads, is_full)
 
 
 def compare(
@@ -185,6 +194,7 @@ def compare(
     builds: dict[str, Build],
     results: dict[str, Result],
     sources: Versions,
+    is_full: bool = False,
 ) -> list[Step]:
     """List what is to be done so that the hub holds what a full build would give.
 
@@ -194,8 +204,10 @@ def compare(
         builds: Last build of each model, seed and source.
         results: Last result of each node.
         sources: Version of each source now, by unique id.
+        is_full: List models and data tests, whether they have changed or not: all that rests on data.
     """
-    if transient := [node for node in manifest.models if node["config"].get("materialized") == "ephemeral"]:
+    transient = [node for node in manifest.models if node["config"].get("materialized") == "ephemeral"]
+    if transient and not is_full:
         raise HubspokeError(
             f"{transient[0]['original_file_path']}: an ephemeral model leaves nothing by which to tell whether it has "
             "changed. Make it a view; or build everything: dbt build"
@@ -223,6 +235,8 @@ def compare(
             steps[node_id] = Step(node, "edited")
         elif node_id in volatile(manifest):
             steps[node_id] = Step(node, "volatile", (volatile(manifest)[node_id],))
+        elif is_full and node["resource_type"] == "model":
+            steps[node_id] = Step(node, "asked")
         elif parents:
             is_data = all(_is_new_data(parent, steps) for parent in parents)
             steps[node_id] = Step(node, "data" if is_data else "ancestor", _causes(manifest, parents, steps))
@@ -245,6 +259,8 @@ def compare(
             steps[test_id] = Step(test, "failed")
         elif test_id in volatile(manifest):
             steps[test_id] = Step(test, "volatile", (volatile(manifest)[test_id],))
+        elif is_full and test_id not in manifest.unit_tests:
+            steps[test_id] = Step(test, "asked")
         elif (
             above
             or result.version != judged(manifest, test_id, definitions, now)

@@ -1,4 +1,4 @@
-"""Brings the hub up to date with new data without dbt: what was built once is known, down to the SQL of every rule.
+"""Brings the hub up to date without dbt, or computes all anew: what was built is known, down to the SQL of every rule.
 
 A model whose query can be computed for the keys that a change touches alone (``hubspoke/maintenance.py``) is kept up to
 date by that; any other runs its query again, and is found unchanged where that gives the same rows. What changed in a
@@ -133,7 +133,7 @@ def _refuse(plan: Plan) -> None:
     for step in plan.steps:
         node, name = step.node, step.node["name"]
         is_ours = step.why == "volatile" if step.is_test else step.why == "edited"
-        if step.why not in {"data", "outdated", "ancestor"} and not is_ours:
+        if step.why not in {"asked", "data", "outdated", "ancestor"} and not is_ours:
             raise NotRefreshable(f"{name}: {step.reason}")
         if obstacle := left_to_dbt(plan.manifest, node):
             raise NotRefreshable(f"{name} {obstacle}")
@@ -248,7 +248,8 @@ class _Run:
         self._builds, self._results = last_builds(hub), last_results(hub)
         self._relations = Relations(plan.manifest, self._builds, hub)
         self._types = self._relations.types
-        self._changes: dict[str, Changed | None] = {}
+        # of what is computed anew whatever has changed, nobody asks what that is
+        self._changes: dict[str, Changed | None] = dict.fromkeys(self._relations.nodes) if plan.is_full else {}
         self._sizes = self._relations.sizes
         self._kept: dict[str, int] = {}
         self._gates: dict[str, list[dict[str, Any]]] = {}
@@ -256,6 +257,7 @@ class _Run:
         self._rows_in: dict[str, int] = {}
         self._dropped: dict[str, int] = {}
         self._measured: dict[str, tuple[str, int]] = {}
+        self._broken_rows: dict[str, int] = {}
         self._queries: dict[str, str | None] = {}
         self._notes: dict[tuple[str, str], list[str]] = {}
         self._edited: dict[str, str] = {}
@@ -317,7 +319,8 @@ class _Run:
     def _pin_source(self, source: Node, load: dict[str, Any], before: str) -> None:
         view = source["relation_name"]
         columns = self._types[relation_key(source)]
-        news = changes_since(LandingZone(self._project.landing), source["source_name"], source["name"], before)
+        zone = LandingZone(self._project.landing)
+        news = None if self._plan.is_full else changes_since(zone, source["source_name"], source["name"], before)
         if news and self._count(f"select 1 from {news.changes} where _change = 'truncate'"):
             news = None
         before_sql, now_sql = self._rows_of(news, view, list(columns)) if news else ("", "")
@@ -422,8 +425,8 @@ class _Run:
         if touched > WORTHWHILE_SHARE * whole:
             raise NotMaintainable(f"{touched:,} of about {whole:,} rows are touched")
         self._refuse_split_keys(model, maintenance.key)
-        computed = self._filled_like(relation, maintenance.recomputed(keys, {leaf: changes[leaf] for leaf in felt}))
-        fresh = self._gated(model, computed, f"using {keys.name} as _keys where {matches}")
+        fresh = self._filled_like(relation, maintenance.recomputed(keys, {leaf: changes[leaf] for leaf in felt}))
+        self._take_out(model, fresh, f"using {keys.name} as _keys where {matches}")
         change = self._without_alike(Changed(stale, fresh), self._types[relation_key(model)])
         if self._is_change(change):
             self._hub.execute(f"delete from {relation} as _rows using {keys.name} as _keys where {matches}")
@@ -454,14 +457,21 @@ class _Run:
 
     def _again(self, model: Node, sql: str) -> Changed | None:
         relation = model["relation_name"]
-        if self._count(f"from {relation}") > COMPARED_ROWS:
+        if self._plan.is_full or self._count(f"from {relation}") > COMPARED_ROWS:
             self._hub.execute(f"delete from {relation}")
-            if self._taking_out(model):
-                self._hub.execute(f"insert into {relation} from {self._gated(model, self._filled_like(relation, sql))}")
-            else:
+            if not self._taking_out(model):
                 self._hub.execute(f"insert into {relation} by name select * from ({sql}\n)")
+                return None
+            # a commit sends all of a large table through the log if its transaction has deleted some of its rows
+            staged = "runs.staged_rows"
+            self._hub.execute(f"create table {staged} as from {relation} limit 0")
+            self._kept[staged] = self._value(f"insert into {staged} by name select * from ({sql}\n)")
+            self._take_out(model, staged)
+            self._hub.execute(f"insert into {relation} from {staged}")
+            self._hub.execute(f"drop table {staged}")
             return None
-        fresh = self._gated(model, self._filled_like(relation, sql))
+        fresh = self._filled_like(relation, sql)
+        self._take_out(model, fresh)
         change = self._difference(relation, fresh, self._types[relation_key(model)])
         if self._is_change(change):
             self._hub.execute(f"delete from {relation}")
@@ -515,23 +525,19 @@ class _Run:
             if rule["kind"] == "key" and not set(map(identifier, key)) <= {column.lower() for column in rule["key"]}:
                 raise NotMaintainable(f"{rule['name']} compares rows of several {', '.join(key)}")
 
-    def _gated(self, model: Node, rows: str, some: str = "") -> str:
+    def _take_out(self, model: Node, rows: str, some: str = "") -> None:
         """Take out of a model's new rows what its rules say, as its gate does.
 
         Args:
             model: The model.
-            rows: Name of a relation that holds them.
+            rows: Name of a table that is kept for this run; it holds them, and afterwards those that stay.
             some: What narrows a deletion to what these rows take the place of (``_rows``); empty for all.
-
-        Returns:
-            Name of a relation that holds those that stay.
         """
         taking = self._taking_out(model)
         if not taking:
-            return rows
+            return
         every = [rule for rule in self._gates[model["unique_id"]] if rule["kind"] != "whole"]
-        broken = [rule for rule in every if rule["kind"] == "row"]
-        faulty = " or ".join(f"({rule['sql']})" for rule in broken) or "false"
+        faulty = " or ".join(f"({rule['sql']})" for rule in every if rule["kind"] == "row") or "false"
         flags = []
         for number, rule in enumerate(every):
             if rule["kind"] == "row":
@@ -543,7 +549,10 @@ class _Run:
                 )
                 flag = f"coalesce({rule['sql']}, false) and row_number() over ({others}) > 1"
             flags.append(f"{flag} as _rule_{number}")
-        judged = self._keep(f"select _gated.*, {', '.join(flags)} from {rows} as _gated")
+        suspect = " or ".join([f"({faulty})", *(_may_repeat(rule, rows) for rule in every if rule["kind"] == "key")])
+        judged = self._keep(
+            f"select _gated.*, _gated.rowid as _row, {', '.join(flags)} from {rows} as _gated where {suspect}"
+        )
 
         def breaks(*actions: str) -> str:
             return (
@@ -573,7 +582,9 @@ class _Run:
                     f"select 1 from {held} where {named}" if some else f"select 1 from {judged} where _rule_{place}"
                 )
                 self._taken[rule["test_id"]] = self._count(counted)
-        return self._keep(f"select {columns} from {judged} as _judged where not ({breaks('quarantine', 'drop')})")
+        out = f"_gated.rowid = _judged._row and ({breaks('quarantine', 'drop')})"
+        taken = self._value(f"delete from {rows} as _gated using {judged} as _judged where {out}")
+        self._kept[rows] -= taken
 
     def _keep_ledger(self, model: Node) -> None:
         """Note where every row of a model went."""
@@ -704,7 +715,7 @@ class _Run:
         # what no row broke, only a row that came can break; but where the clock decides
         is_clean = before == 0 and definition == gate["definition"] and test_id not in volatile(self._manifest)
         found = self._broken_by_change(gate, about) if is_clean else None
-        return self._broken(gate, about["relation_name"]) if found is None else found, None
+        return self._broken_in_all(gate, about) if found is None else found, None
 
     def _broken_by_change(self, gate: dict[str, Any], about: Node) -> int | None:
         """Count what breaks a rule that nothing broke before this run; None if that is not told by what changed."""
@@ -723,6 +734,19 @@ class _Run:
         same = " and ".join(f"_keys._key_{number} = _gated.{column}" for number, column in enumerate(gate["key"]))
         keys = f"(select {came} from {change.added} as _gated) as _keys on {same}"
         return self._broken(gate, f"(select _gated.* from {relation} as _gated semi join {keys})")
+
+    def _broken_in_all(self, gate: dict[str, Any], about: Node) -> int:
+        """Count which rows of a model break a rule; if all is computed anew, for all its rules on rows in one scan."""
+        relation = about["relation_name"]
+        if gate["kind"] == "key":
+            return self._broken(gate, f"(select * from {relation} where {_may_repeat(gate, relation)})")
+        if gate["test_id"] not in self._broken_rows:
+            gates = self._gates[about["unique_id"]] if self._plan.is_full else [gate]
+            rules = {rule["test_id"]: rule["sql"] for rule in gates if rule["kind"] == "row"}
+            counts = ", ".join(f"coalesce(count_if({sql}), 0)" for sql in rules.values())
+            row: Any = self._hub.execute(f"select {counts} from {relation} as _gated").fetchone()
+            self._broken_rows |= dict(zip(rules, row, strict=True))
+        return self._broken_rows[gate["test_id"]]
 
     def _broken(self, gate: dict[str, Any], rows: str) -> int:
         """Count which of some rows break a rule on rows, or repeat a key."""
@@ -782,3 +806,13 @@ class _Run:
     def _value(self, sql: str) -> int:
         row: Any = self._hub.execute(sql).fetchone()
         return int(row[0])
+
+
+def _may_repeat(rule: dict[str, Any], rows: str) -> str:
+    """Return SQL that tells of a row whether another of some rows has the same hash of a rule's key.
+
+    Few have. To find them by sorting hashes takes less than half the time of grouping all rows by their keys.
+    """
+    hashes = f"select hash({', '.join(rule['key'])}) as _hash from {rows} where {rule['sql']}"
+    sorted_hashes = f"select _hash, lag(_hash) over (order by _hash) as _hash_before from ({hashes})"
+    return f"hash({', '.join(rule['key'])}) in (select _hash from ({sorted_hashes}) where _hash = _hash_before)"

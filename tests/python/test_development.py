@@ -121,7 +121,7 @@ def test_what_is_built_in_one_stays_there_until_it_is_promoted_as_it_is(settled:
     assert {"Shop front"} < {
         name for (name,) in settled.read("bi", "select display_location_name from spoke_bi__promotion_lift")
     }
-    full = settled.run("hubspoke", "build", "--full").stdout
+    full = settled.run("dbt", "build").stdout
     assert "Release 2 is still current: no relation changed." in full
 
 
