@@ -27,7 +27,7 @@ from hubspoke.manifest import close_hub, load_for_dbt
 from hubspoke.plan import Plan, Step, counted, make
 from hubspoke.project import Project
 from hubspoke.quality import held_back, open_hub, scans
-from hubspoke.refresh import LandedMeanwhile, NotRefreshable, Refreshed, refresh
+from hubspoke.refresh import LandedMeanwhile, NotRefreshable, Refreshed, in_use, refresh
 from hubspoke.release import ReleaseStore, publication
 from hubspoke.sources import read_sources
 
@@ -119,7 +119,6 @@ def build(project: Project, select: tuple[str, ...], is_full: bool, console: Con
     """
     # a parsed project is some 185,000 objects that live to the end: the collector would walk them again and again
     gc.set_threshold(200_000, 50, 100)
-    _refuse_if_busy(project)
     watch = Watch()
     started = time.monotonic()
     with display(watch, console):
@@ -130,6 +129,7 @@ def build(project: Project, select: tuple[str, ...], is_full: bool, console: Con
             if is_full and not refreshed:
                 plan = None  # dbt does all of it, seeds and unit tests, too
         if not refreshed and (plan is None or plan.steps):
+            _refuse_if_busy(project)
             selected = ["--select", *select] if select else plan.selectors if plan else []
             result = run_dbt(project, watch, selected, load_for_dbt(project.root))
     if plan and not plan.steps:
@@ -244,8 +244,6 @@ def _tell_that_nothing_changed(project: Project, plan: Plan, console: Console) -
 def _tell_of_refresh(project: Project, plan: Plan, refreshed: Refreshed, seconds: float, console: Console) -> None:
     for name in refreshed.warned:
         console.print(f"warn: {name}", markup=False, highlight=False, soft_wrap=True)
-    with open_hub(project) as hub:
-        held = _held_back(hub)
     by_change, again = counted(refreshed.by_change, "model"), refreshed.again
     same = f"{len(plan.built) - refreshed.by_change - again} as they were"
     name, done = "refreshed", f"{by_change} by change, {again} again, {same},"
@@ -260,7 +258,7 @@ def _tell_of_refresh(project: Project, plan: Plan, refreshed: Refreshed, seconds
         name: f"{done} in {seconds:.0f} s",
         "checked": f"{counted(refreshed.rules, 'rule')}: 0 failed, {len(refreshed.warned)} warned",
         "skipped": skipped,
-        "held back": held,
+        "held back": _held_back(*refreshed.held_back),
         "release": released,
         **_named(further),
     }
@@ -275,8 +273,7 @@ def _landed(project: Project) -> str:
     return f"{rows:,} rows in {len(landed)} tables"
 
 
-def _held_back(hub: duckdb.DuckDBPyConnection) -> str:
-    quarantined, dropped = held_back(hub)
+def _held_back(quarantined: int, dropped: int) -> str:
     return f"{quarantined:,} rows quarantined, {dropped:,} dropped by a declared filter"
 
 
@@ -310,9 +307,7 @@ def _refuse_if_busy(project: Project) -> None:
     try:
         duckdb.connect(project.hub).close()
     except duckdb.IOException as error:
-        raise HubspokeError(
-            f"{project.hub} cannot be opened, most likely because another build runs; wait for it to end. {error}"
-        ) from None
+        raise in_use(project, error) from None
 
 
 def _show(watch: Watch, console: Console, finished: threading.Event) -> None:
@@ -356,7 +351,7 @@ def _share_done(cursor: duckdb.DuckDBPyConnection | None) -> float:
 
 def _summarise(project: Project, watch: Watch, plan: Plan | None, seconds: float, console: Console) -> None:
     with open_hub(project) as hub:
-        held = _held_back(hub)
+        held = _held_back(*held_back(hub))
         scanned = scans(hub, watch.invocation_id)
     current = ReleaseStore(project.release).current()
     command = _command()

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,10 +59,11 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def sync_tree(folder: Path) -> None:
-    """Force a folder and all that is in it to disk."""
+def sync_tree(folder: Path, durable: Collection[Path] = ()) -> None:
+    """Force a folder and all that is in it to disk, but for files that are known to be there."""
     for path in folder.rglob("*"):
-        sync(path)
+        if path not in durable:
+            sync(path)
     sync(folder)
 
 

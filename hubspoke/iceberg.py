@@ -66,6 +66,7 @@ class IcebergTables:
         file = f"{folder}/data/{uuid.uuid4()}.parquet"
         path, url = self.location.name(file), f"{self.location.url}/{folder}"
         self.location.make(f"{folder}/data")
+        durable = self.location.files(folder) if self.location.is_local else {}
         wide = [identifier(column) for column, type_name in columns.items() if type_name in WIDE]
         casts = f" replace ({', '.join(f'{column}::decimal(38, 0) as {column}' for column in wide)})" if wide else ""
         hub.execute(f"copy (select *{casts} from {relation}) to '{quoted(path)}' (format parquet, compression zstd)")
@@ -84,7 +85,7 @@ class IcebergTables:
         replace_rows(table, schema, columns, [f"{self.location.url}/{file}"])
         snapshot = table.current_snapshot()
         assert snapshot is not None  # noqa: S101 -- it has just been made
-        self.location.sync(folder)
+        self.location.sync(folder, durable)
         return snapshot.snapshot_id, [file], self.location.relative(table.metadata_location)
 
     @cached_property

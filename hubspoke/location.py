@@ -3,7 +3,7 @@
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -107,11 +107,16 @@ class Location:
         if self.filesystem.exists(self.name(folder)):
             self.filesystem.rm(self.name(folder), recursive=True)
 
-    def sync(self, folder: str) -> None:
-        """Wait until a folder's files are durable; a place that is not a disk has made them so already."""
+    def sync(self, folder: str, durable: Collection[str]) -> None:
+        """Wait until a folder's files are durable; a place that is not a disk has made them so already.
+
+        Args:
+            folder: The folder.
+            durable: Files that are: those of earlier releases need not be waited for again.
+        """
         if self.is_local:
             path = Path(self.name(folder))
-            sync_tree(path)
+            sync_tree(path, {Path(self.name(file)) for file in durable})
             sync(path.parent)
             sync(path.parent.parent)
 

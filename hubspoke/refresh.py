@@ -24,6 +24,7 @@ from sqlglot.errors import SqlglotError
 
 from hubspoke.changelog import News, changes_since
 from hubspoke.edits import compiled
+from hubspoke.errors import HubspokeError
 from hubspoke.fingerprint import is_text_alone
 from hubspoke.landing import LandingZone
 from hubspoke.lineage import parse, relation_key, table_key
@@ -43,6 +44,7 @@ from hubspoke.pins import pinned_tables
 from hubspoke.plan import IN_PLACE, Plan, Step, elsewhere
 from hubspoke.profile import read_target
 from hubspoke.project import Project
+from hubspoke.quality import held_back
 from hubspoke.release import last_builds, last_results, release_hub
 from hubspoke.sql import columns_of, identifier, literal, quoted
 from hubspoke.versions import Build, is_view
@@ -90,6 +92,7 @@ class Refreshed:
         again: Tables whose query ran again, and that came out otherwise.
         rules: Rules that were judged.
         warned: Names of those that warned.
+        held_back: Rows that are held back: quarantined, and dropped by a declared filter.
         outcome: What the release came to.
     """
 
@@ -98,6 +101,7 @@ class Refreshed:
     again: int = 0
     rules: int = 0
     warned: list[str] = field(default_factory=list)
+    held_back: tuple[int, int] = (0, 0)
     outcome: str = ""
 
 
@@ -112,18 +116,23 @@ def refresh(project: Project, plan: Plan, tell: Callable[[Step], None]) -> Refre
     Raises:
         NotRefreshable: It is not all new data, or a rule failed; the hub is as it was.
         LandedMeanwhile: Another plan is to be made; the hub is as it was.
-        HubspokeError: All was done, but the release was refused.
+        HubspokeError: Another process has the hub open; or all was done, but the release was refused.
     """
     if project.base:
         raise NotRefreshable("a development environment reads no new data")
     _refuse(plan)
-    with closing(_open(project)) as hub:
+    try:
+        opened = _open(project)
+    except duckdb.IOException as error:
+        raise in_use(project, error) from None
+    with closing(opened) as hub:
         refreshed = Refreshed()
         try:
             with _transaction(hub):
                 _Run(project, plan, hub, refreshed).run(tell)
         except (duckdb.Error, SqlglotError, RecursionError, NotMaintainable) as error:
             raise NotRefreshable(str(error)) from error
+        refreshed.held_back = held_back(hub)
         refreshed.outcome = release_hub(project, hub, plan.manifest, refreshed.run_id, plan.definitions)
     return refreshed
 
@@ -154,6 +163,13 @@ def left_to_dbt(manifest: Manifest, node: Node) -> str:
     if word := volatile(manifest).get(node["unique_id"]):
         return f"is volatile ({word})"
     return ""
+
+
+def in_use(project: Project, error: duckdb.IOException) -> HubspokeError:
+    """Return what to raise where the hub cannot be opened to write to it."""
+    return HubspokeError(
+        f"{project.hub} cannot be opened, most likely because another build runs; wait for it to end. {error}"
+    )
 
 
 def _open(project: Project) -> duckdb.DuckDBPyConnection:
