@@ -160,10 +160,10 @@ def call(root: Path, *command: str | Path, **environment: str) -> str:
 
 
 def build_with_duckdb(root: Path, memory: str) -> Cost:
-    """Build and release all of it."""
+    """Have dbt build and release all of it."""
     watch = Watch(root / "warehouse/tmp", [os.getpid()])
     with watch.watching():
-        call(root, DUCKDB / "hubspoke", "build", "--full", HUBSPOKE_MEMORY_LIMIT=memory)
+        call(root, DUCKDB / "dbt", "build", HUBSPOKE_MEMORY_LIMIT=memory)
     watch.cost.kept = (root / "warehouse/hub.duckdb").stat().st_size
     return watch.cost
 
