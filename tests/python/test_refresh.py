@@ -121,6 +121,10 @@ def test_a_full_build_computes_all_anew_and_asks_dbt_only_where_it_is_needed(til
     assert "seeds and 19 unit tests: unchanged, and they read no data" in full
     assert "by dbt" not in full
     assert tables(tills) == before
+    with duckdb.connect(tills.root / "warehouse/hub.duckdb", read_only=True):  # somebody looks at it
+        busy = tills.run("hubspoke", "build", "--full", check=False)
+    assert busy.returncode == 1
+    assert "hub.duckdb cannot be opened, most likely because another build runs" in busy.stderr
     new = tills.root / "models/hub/core/core_new.sql"
     new.write_text("select 1 as one\n")
     full = tills.run("hubspoke", "build", "--full", check=False).stdout
