@@ -48,7 +48,7 @@ class Watch:
         failed: Nodes that failed, by resource type.
         warned: Nodes that warned.
         outcome: The release macro's sentence.
-        reason: Why new data alone is left to dbt.
+        reason: Why new data alone, or a full build, is left to dbt.
         invocation_id: dbt's name for the run.
     """
 

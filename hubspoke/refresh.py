@@ -114,7 +114,7 @@ def refresh(project: Project, plan: Plan, tell: Callable[[Step], None]) -> Refre
         tell: Is told of each step before it is done.
 
     Raises:
-        NotRefreshable: It is not all new data, or a rule failed; the hub is as it was.
+        NotRefreshable: Some of it is dbt's, or a rule failed; the hub is as it was.
         LandedMeanwhile: Another plan is to be made; the hub is as it was.
         HubspokeError: Another process has the hub open; or all was done, but the release was refused.
     """
@@ -827,7 +827,8 @@ class _Run:
 def _may_repeat(rule: dict[str, Any], rows: str) -> str:
     """Return SQL that tells of a row whether another of some rows has the same hash of a rule's key.
 
-    Few have. To find them by sorting hashes takes less than half the time of grouping all rows by their keys.
+    Few have. To find them by sorting hashes takes less than half the time of grouping all rows by their keys; the gate
+    (``macros/quality/quality_gate.sql``) does the same.
     """
     hashes = f"select hash({', '.join(rule['key'])}) as _hash from {rows} where {rule['sql']}"
     sorted_hashes = f"select _hash, lag(_hash) over (order by _hash) as _hash_before from ({hashes})"
