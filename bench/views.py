@@ -18,7 +18,19 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from hubspoke.maintenance import Changed, Keys, Maintenance, NotMaintainable, Query, Types, difference, repeated
+from hubspoke.maintenance import (
+    Changed,
+    Keys,
+    Maintenance,
+    NotMaintainable,
+    Query,
+    Types,
+    added_up,
+    difference,
+    key_of,
+    nulls,
+    repeated,
+)
 
 SEED = 20261126
 
@@ -132,6 +144,20 @@ KEPT = {
     "two windows": (
         "select id, k, s, v, count(*) over (partition by k) as n, count(*) over (partition by k, s) as m from {lines}"
     ),
+    "sums": (
+        "select k, s, count(*) as n, count(d) as d, sum(v) as v, "
+        "cast(sum(v) filter (where d > 3) as decimal(12, 3)) as w, max(d) as last, "
+        "min(s) as first, count_if(v > 5) as many from {lines} where id > 3 group by k, s"
+    ),
+    "sums dim": (
+        "with l as (select l.*, p.dep from {lines} as l left join {products} as p on l.k = p.k), x as (select dep, "
+        "upper(s) as u, d // 2 as h, sum(l.v) as v, count(*) as n from l group by dep, upper(s), 3) "
+        "select h, dep, v, u, n from x"
+    ),
+    "sums of sums": (
+        "with a as (select k, v from {lines}) select (select count(*) from {regions}) as r, k, sum(v) as v, "
+        "max(k) as m from a group by all"
+    ),
     "non ascii": "select id, k, 'é—ü' as e, v from {lines} where s <> 'ß' /* ☃ */",
 }
 """Shapes of which only what changes touch is computed."""
@@ -156,14 +182,16 @@ class Shop:
 
     Attributes:
         chance: What the changes are drawn from.
-        by_change: How often each view was kept up to date by change, how often of these by the new rows alone, how
-            often it was computed as a whole, and how often nothing of what it reads had changed.
+        by_change: How often each view was kept up to date by change, how often of these by the new rows alone, and
+            by adding what they give, how often it was computed as a whole, and how often nothing of what it reads had
+            changed.
     """
 
     chance: random.Random
     hub: duckdb.DuckDBPyConnection = field(default_factory=duckdb.connect)
     by_change: Counter[str] = field(default_factory=Counter)
     by_row: Counter[str] = field(default_factory=Counter)
+    added_up: Counter[str] = field(default_factory=Counter)
     as_a_whole: Counter[str] = field(default_factory=Counter)
     unfelt: Counter[str] = field(default_factory=Counter)
     rows: int = 0
@@ -258,6 +286,12 @@ class Shop:
                 self.unfelt[name] += 1
             elif alone and query.is_by_row(alone):
                 self._by_row(name, query, alone, mine)
+            elif (
+                alone
+                and not self._count(f"from {mine[alone].removed}")
+                and (united := self._united(name, query, alone))
+            ):
+                self._add_up(name, query.of_rows(alone, mine[alone].added), united)
             else:
                 self._by_change(name, Maintenance(query, set(felt)), felt, mine)
         except NotMaintainable:
@@ -291,15 +325,37 @@ class Shop:
         self.by_row[name] += 1
         self._note(name)
 
+    def _united(self, name: str, query: Query, table: str) -> dict[str, str]:
+        if [scan.relation for scan in query.scans].count(table) > 1:
+            return {}
+        described = self.hub.execute(f'describe "{name}"').fetchall()
+        return query.united(table, {column: kind for column, kind, *_ in described})
+
+    def _add_up(self, name: str, rows: str, united: dict[str, str]) -> None:
+        """Add what new rows give to the groups that are there."""
+        key = tuple(column for column, aggregate in united.items() if not aggregate)
+        self.hub.execute(f'create or replace temp table came as from "{name}" limit 0')
+        self.hub.execute(f"insert into came by name {rows}")
+        self.hub.execute(f"create or replace temp table keys as {key_of('came', key)}")
+        keys = Keys("keys", key, self.hub.execute(nulls("keys", key)).fetchall()[0])
+        stale = f'select _rows.* from "{name}" as _rows semi join keys as _keys on {keys.match("_rows")}'
+        self.hub.execute(f"create or replace temp table stale as {stale}")
+        self.hub.execute(f'create or replace temp table fresh as from "{name}" limit 0')
+        self.hub.execute(f"insert into fresh by name {added_up('stale', 'came', united)}")
+        self._replace(name, keys)
+        self.added_up[name] += 1
+
     def _by_change(
         self, name: str, maintenance: Maintenance, felt: dict[str, Changed], mine: dict[str, Changed]
     ) -> None:
         self.hub.execute(f"create or replace temp table keys as {maintenance.touched(felt)}")
-        nulls = self.hub.execute(maintenance.nulls("keys")).fetchall()[0]
-        keys = Keys("keys", nulls)
+        keys = Keys("keys", maintenance.key, self.hub.execute(nulls("keys", maintenance.key)).fetchall()[0])
         rows = maintenance.recomputed(keys, {table: mine[table] for table in felt})
         self.hub.execute(f"create or replace temp table fresh as {rows}")
-        self.hub.execute(f'delete from "{name}" as it using keys as _keys where {maintenance.matches(keys, "it")}')
+        self._replace(name, keys)
+
+    def _replace(self, name: str, keys: Keys) -> None:
+        self.hub.execute(f'delete from "{name}" as it using keys as _keys where {keys.match("it")}')
         self.hub.execute(f'insert into "{name}" from fresh')
         self._note(name)
 
@@ -348,11 +404,11 @@ def main() -> None:
     table = Table(
         title=f"{total:,} batches of changes reached one of {len(shop.views)} views; all are as their queries give"
     )
-    for heading in ("view", "by change", "by row alone", "as a whole", "nothing that it reads"):
+    for heading in ("view", "by change", "by row alone", "added up", "as a whole", "nothing that it reads"):
         table.add_column(heading, justify="left" if heading == "view" else "right")
     for name in shop.views:
-        counts = (shop.by_change[name], shop.by_row[name], shop.as_a_whole[name], shop.unfelt[name])
-        table.add_row(name, *map(str, counts))
+        counts = (shop.by_change, shop.by_row, shop.added_up, shop.as_a_whole, shop.unfelt)
+        table.add_row(name, *(str(count[name]) for count in counts))
     table.caption = f"by change, {100 * shop.rows_computed / max(1, shop.rows):.0f} % of the rows were computed"
     console.print(table)
     assert all(shop.by_change[name] for name in KEPT), "a shape was never kept up to date by change"  # noqa: S101

@@ -1,17 +1,21 @@
 """One commit to an Iceberg table, in which its rows become others."""
 
 import json
+from collections.abc import Iterator
 
 import pyarrow as pa
-from pyiceberg.expressions import AlwaysTrue
-from pyiceberg.table import Table, Transaction
+from pyiceberg.io.pyarrow import parquet_file_to_data_file
+from pyiceberg.manifest import DataFile, ManifestFile
+from pyiceberg.table import Table, TableProperties, Transaction
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.snapshots import Operation
+from pyiceberg.table.update.snapshot import _OverwriteFiles
 
 
 def replace_rows(table: Table, schema: pa.Schema, columns: dict[str, str], files: list[str], **properties: str) -> None:
     """Make a table's rows those of some Parquet files, which become its own.
 
-    What the rows are and the rows themselves change in one commit: a kill leaves the table as it was.
+    What the rows are and the rows themselves change in one commit and one snapshot: a kill leaves the table as it was.
 
     Args:
         table: The table.
@@ -34,11 +38,34 @@ def replace_rows(table: Table, schema: pa.Schema, columns: dict[str, str], files
             with transaction.update_schema(allow_incompatible_changes=True) as update:
                 update.union_by_name(schema)
             properties["columns"] = json.dumps(columns)
+        if transaction.table_metadata.name_mapping() is None:  # the files know columns by their names alone
+            mapping = transaction.table_metadata.schema().name_mapping
+            properties[TableProperties.DEFAULT_NAME_MAPPING] = mapping.model_dump_json()
         if properties:
             transaction.set_properties(properties)
-        if table.current_snapshot():
-            transaction.delete(AlwaysTrue())
-        transaction.add_files(files, check_duplicate_files=False)  # those before are gone
+        with _Replacement(Operation.OVERWRITE, transaction, table.io) as snapshot:
+            for data_file in _data_files(table):
+                snapshot.delete_data_file(data_file)
+            for file in files:
+                snapshot.append_data_file(parquet_file_to_data_file(table.io, transaction.table_metadata, file))
+
+
+def _data_files(table: Table) -> Iterator[DataFile]:
+    """List what a table's rows are in now."""
+    current = table.current_snapshot()
+    for manifest in current.manifests(table.io) if current else ():
+        for entry in manifest.fetch_manifest_entry(table.io):
+            yield entry.data_file
+
+
+class _Replacement(_OverwriteFiles):
+    """A snapshot of which no row is one of the snapshot before.
+
+    The library's own would carry on, from each snapshot to the next, what was noted of the files that left the table.
+    """
+
+    def _existing_manifests(self) -> list[ManifestFile]:
+        return []
 
 
 class _Transaction(Transaction):
@@ -50,12 +77,13 @@ class _Transaction(Transaction):
 
     def __init__(self, table: Table) -> None:
         super().__init__(table)
-        self._worked_out: tuple[object, object, TableMetadata] | None = None
+        self._worked_out: tuple[object, object, TableMetadata] = (table.metadata, (), table.metadata)
 
     @property
     def table_metadata(self) -> TableMetadata:
         """The table as it is after the updates so far."""
-        known = self._worked_out
-        if known is None or known[0] is not self._table.metadata or known[1] is not self._updates:
-            known = self._worked_out = (self._table.metadata, self._updates, super().table_metadata)
-        return known[2]
+        base, updates, metadata = self._worked_out
+        if base is not self._table.metadata or updates is not self._updates:
+            metadata = super().table_metadata if self._updates else self._table.metadata
+            self._worked_out = (self._table.metadata, self._updates, metadata)
+        return metadata

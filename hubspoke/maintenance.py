@@ -7,7 +7,8 @@ them. The keys that a change touches are the values of these columns in the rows
 are. Where the change is in another relation than the keys, they are found by the equalities that join the two.
 
 Where each row of a relation gives rows of its own (filters, projections, joins to others), new rows need no keys: what
-they give is new, and nothing else is.
+they give is new, and nothing else is. Where such rows are counted, summed up or searched for the least and the greatest
+by group, what new rows give is added to what is there, and no row from before is read again.
 
 More keys than need be cost time; a key too few would leave a wrong row. So whatever is not known for sure to hand a
 column on ends it, and a query whose columns all end is built as a whole.
@@ -41,6 +42,11 @@ _COMPARABLE = re.compile(
 """Types of which equal values are the same value: not so -0.0 and 0.0, or 1 month and 30 days."""
 
 
+_WHOLE = re.compile(r"U?(TINY|SMALL|BIG)?INT|U?INTEGER|HUGEINT")
+_DECIMAL = re.compile(r"DECIMAL\(\d+, ?(\d+)\)")
+"""Types of which sums are exact, as DuckDB and as sqlglot write them."""
+
+
 class NotMaintainable(Exception):
     """A query cannot be computed for some keys alone; the message says why, for the analyst who wrote it."""
 
@@ -65,17 +71,47 @@ class Keys:
     """The keys that a change touches.
 
     Attributes:
-        name: Name of a relation that holds what ``Maintenance.touched`` gives.
-        has_null: Of each of its columns, whether it holds a null (``Maintenance.nulls``). The others are compared by
-            plain equality, by which the engine leaves out the parts of a table that hold no such value.
+        name: Name of a relation that holds them, as ``_key_1`` and so on.
+        columns: Columns of the result that they are of.
+        has_null: Of each of these, whether a key is null (``nulls``). The others are compared by plain equality, by
+            which the engine leaves out the parts of a table that hold no such value.
     """
 
     name: str
+    columns: tuple[str, ...]
     has_null: tuple[bool, ...]
+
+    def match(self, rows: str, columns: dict[int, str] | None = None) -> str:
+        """Return the condition that joins rows to these keys, which are called ``_keys``.
+
+        Args:
+            rows: What the rows are called.
+            columns: Their columns, by the place in the key; default: rows of the result, by all columns.
+        """
+        equals = {True: "is not distinct from", False: "="}
+        return " and ".join(
+            f"_keys._key_{place + 1} {equals[self.has_null[place]]} {rows}.{identifier(name)}"
+            for place, name in (columns or dict(enumerate(self.columns))).items()
+        )
 
 
 Column = tuple[int, str]
 """Number of an item of a block, and the name of one of its columns."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a group that takes in further rows without those it was made of.
+
+    Attributes:
+        united_by: The aggregate that makes one figure of two: ``sum`` of counts, too.
+        column: What it is made of; None if it counts.
+        cast_to: Type that it is cast to; empty if it is not.
+    """
+
+    united_by: str
+    column: Column | None = None
+    cast_to: str = ""
 
 
 @dataclass(eq=False)
@@ -157,6 +193,7 @@ class Block:
         aside: What it reads in subqueries of which nothing is known.
         reads: What each of its columns is made of; None if that is not known.
         always: What it reads whichever of its columns are asked for; None if that is not known.
+        figures: Its columns if each is a figure of a group, or None for what is grouped by; empty for other blocks.
     """
 
     items: list[Item]
@@ -169,6 +206,7 @@ class Block:
     aside: list["Relation"] = field(default_factory=list)
     reads: dict[str, set[Column] | None] = field(default_factory=dict)
     always: set[Column] | None = field(default_factory=set)
+    figures: dict[str, Figure | None] = field(default_factory=dict)
 
     def same_as(self, column: Column) -> dict[int, str]:
         """Return, by item, a column that holds the same value wherever that item has a row."""
@@ -190,11 +228,47 @@ class Block:
         """Whether each row of what it reads gives rows of its own: what aggregates hands no column on ungrouped."""
         return not self.barriers and not self.is_distinct and any(self.columns.values())
 
+    @property
+    def is_selection(self) -> bool:
+        """Whether each of its rows is one of the one relation that it reads, but for columns that it leaves out."""
+        return (
+            self.is_by_row
+            and len(self.items) == 1
+            and not self.aside
+            and not self.always
+            and all(self.columns.values())
+        )
+
     def _widened(self, barrier: list[Column]) -> set[Column]:
         return {found for column in barrier for found in self.same_as(column).items()}
 
 
 Relation = Scan | SetOperation | Block
+
+
+def key_of(rows: str, columns: Sequence[str]) -> str:
+    """Return SQL for some columns of a relation, as ``_key_1`` and so on."""
+    listed = ", ".join(f"{identifier(name)} as _key_{place + 1}" for place, name in enumerate(columns))
+    return f"select {listed} from {rows}"
+
+
+def nulls(keys: str, columns: Sequence[str]) -> str:
+    """Return SQL for one row that tells of each column of a relation of keys whether it holds a null."""
+    return f"select {', '.join(f'count(*) > count(_key_{place + 1})' for place in range(len(columns)))} from {keys}"
+
+
+def added_up(before: str, came: str, united: dict[str, str]) -> str:
+    """Return SQL for groups to which what came is added.
+
+    Args:
+        before: Name of a relation of those that were there.
+        came: Name of one of what came, with as many columns in the same order.
+        united: See ``Query.united``.
+    """
+    figures = {identifier(name): aggregate for name, aggregate in united.items()}
+    listed = ", ".join(f"{aggregate}({name}) as {name}" if aggregate else name for name, aggregate in figures.items())
+    grouped_by = ", ".join(name for name, aggregate in figures.items() if not aggregate)
+    return f"select {listed} from (from {before} union all from {came}) group by {grouped_by}"
 
 
 def difference(before: str, after: str, columns: Sequence[str]) -> str:
@@ -287,6 +361,31 @@ class Query:
         """Whether each row of a relation gives rows of the result of its own, whichever others there are."""
         return _is_by_row(self.root, relation)
 
+    def united(self, relation: str, stored: dict[str, str]) -> dict[str, str]:
+        """Tell how what further rows of a relation give is united with what the query gave before.
+
+        Args:
+            relation: The relation.
+            stored: Columns and types of the table that keeps the result.
+
+        Returns:
+            By column, the aggregate that makes one figure of two; empty for columns that the result is grouped by.
+            Nothing at all where that takes more than both figures.
+        """
+        part, names = self.root, {name: name for name in self.root.columns}
+        while isinstance(part, Block) and part.is_selection:
+            names = {name: _handed_on(part, inner)[1] for name, inner in names.items()}
+            part = part.items[0].relation
+        types = {name.lower(): kind for name, kind in stored.items()}
+        if not isinstance(part, Block) or not part.figures or not _reads_by_row(part, relation):
+            return {}
+        grouped_by = {name for name, figure in part.figures.items() if figure is None}
+        if names.keys() != types.keys() or not grouped_by <= set(names.values()):
+            return {}
+        figures = {name: part.figures[inner] for name, inner in names.items()}
+        is_exact = all(_is_exact(part, figure, types[name]) for name, figure in figures.items())
+        return {name: figure.united_by if figure else "" for name, figure in figures.items()} if is_exact else {}
+
     def of_rows(self, relation: str, rows: str) -> str:
         """Return SQL for what some rows of a relation give that the query reads once.
 
@@ -342,11 +441,6 @@ class Maintenance:
         names = ", ".join(f"_key_{number + 1}" for number in range(len(self.key)))
         return f"select distinct {names} from ({' union all '.join(selects)})"
 
-    def nulls(self, keys: str) -> str:
-        """Return SQL for one row that tells of each column of a relation of keys whether it holds a null."""
-        told = [f"count(*) > count(_key_{place + 1})" for place in range(len(self.key))]
-        return f"select {', '.join(told)} from {keys}"
-
     def recomputed(self, keys: Keys, changes: dict[str, Changed]) -> str:
         """Return SQL for the rows of the result that have these keys.
 
@@ -364,17 +458,8 @@ class Maintenance:
                 edits.append((place, self._filtered(scans[place], filters, keys, change)))
         return (
             f"select _rows.* from (\n{_spliced(self._sql, edits)}\n) as _rows "
-            f"semi join {keys.name} as _keys on {self.matches(keys, '_rows')}"
+            f"semi join {keys.name} as _keys on {keys.match('_rows')}"
         )
-
-    def matches(self, keys: Keys, rows: str) -> str:
-        """Return the condition that joins rows of the result to their keys, which are called ``_keys``.
-
-        Args:
-            keys: The keys.
-            rows: What the rows are called.
-        """
-        return _match(keys, dict(enumerate(self.key)), rows)
 
     def _find_key(self, preferred: Sequence[str], reasons: dict[str, None]) -> tuple[str, ...]:
         """Take as many columns as all changes can be told by, those first that tell rows apart."""
@@ -402,9 +487,8 @@ class Maintenance:
         if not self._is_changed(relation):
             return []
         if isinstance(relation, Scan):
-            listed = ", ".join(f"{identifier(name)} as _key_{number + 1}" for number, name in enumerate(wanted))
             change = changes.get(relation.relation)
-            return [f"select {listed} from {part}" for part in ((change.removed, change.added) if change else ())]
+            return [key_of(part, wanted) for part in ((change.removed, change.added) if change else ())]
         if isinstance(relation, SetOperation):
             return [
                 select
@@ -528,10 +612,10 @@ class Maintenance:
         if change and change.key and set(change.key) <= set(filters[0].values()) and len(filters) == 1:
             source = change.added
         if len(filters) == 1:
-            matched = f"semi join {keys.name} as _keys on {_match(keys, filters[0], '_scan')}"
+            matched = f"semi join {keys.name} as _keys on {keys.match('_scan', filters[0])}"
         else:
             matched = "where " + " or ".join(
-                f"exists (select 1 from {keys.name} as _keys where {_match(keys, columns, '_scan')})"
+                f"exists (select 1 from {keys.name} as _keys where {keys.match('_scan', columns)})"
                 for columns in filters
             )
         return _read_from(scan, source, matched)
@@ -623,6 +707,7 @@ class _Reader:
         block.aside += [self.query(query, known) for query in subqueries]
         scope.read_columns()
         scope.read_always()
+        scope.read_figures()
         self._set_barriers(scope, node)
         return self._limited(node, block)
 
@@ -805,6 +890,47 @@ class _Scope:
             if not item.name:
                 block.always = self._and(block.always, {(number, name) for name in item.relation.columns})
 
+    def read_figures(self) -> None:
+        """Read what is selected of groups, if that is what they are grouped by, and figures that can be added to."""
+        node, found = self._node, dict[str, Figure | None]()
+        group = node.args.get("group")
+        if not group or any(node.args.get(name) for name in ("having", "qualify", "distinct")):
+            return
+        told: set[int] = set()
+        for place, part in enumerate(node.expressions):
+            figure = self._figure(part.unalias())
+            if not figure:
+                of = [number for number, key in enumerate(group.expressions) if self._is_key(key, part, place)]
+                if not of and not (group.args.get("all") and self.resolve(part.unalias())):
+                    return
+                told.update(of)
+            found[part.alias_or_name.lower()] = figure
+        if len(told) == len(group.expressions) and len(found) == len(node.expressions):
+            self.block.figures = found
+
+    def _figure(self, node: exp.Expr) -> Figure | None:
+        cast_to = ""
+        if isinstance(node, exp.Cast) and not isinstance(node, exp.TryCast):
+            node, cast_to = node.this, node.args["to"].sql("duckdb")
+        aggregate = node.this if isinstance(node, exp.Filter) else node
+        is_plain = {name for name, value in aggregate.args.items() if value} <= {"this", "big_int"}
+        if not is_plain or isinstance(aggregate.this, exp.Distinct):
+            return None
+        if isinstance(aggregate, exp.Count | exp.CountIf):
+            return Figure("sum", None, cast_to)
+        column = self.resolve(aggregate.this) if isinstance(aggregate, exp.Sum | exp.Min | exp.Max) else None
+        return Figure(aggregate.key, column, cast_to) if column else None
+
+    def _is_key(self, key: exp.Expr, part: exp.Expr, place: int) -> bool:
+        """Whether something that is grouped by is just what is selected."""
+        if isinstance(key, exp.Literal) and not key.is_string:
+            return int(key.name) == place + 1
+        if not isinstance(key, exp.Column):
+            return key == part.unalias()
+        if column := self.resolve(key):
+            return column == self.resolve(part.unalias())
+        return not key.table and key.name.lower() == part.alias.lower()
+
     def _reads(self, node: exp.Expr) -> set[Column] | None:
         """Return what an expression is made of; None if that is not known."""
         found: set[Column] | None = set()
@@ -870,22 +996,43 @@ def _read_from(scan: Scan, source: str, matched: str = "") -> str:
 
 def _is_by_row(relation: Relation, name: str) -> bool:
     """Whether each row of the relation of that name gives rows of its own, in a relation that reads it once."""
-
-    def reads(part: Relation) -> bool:
-        return any(scan.relation == name for scan in _scans(part))
-
     if isinstance(relation, Scan):
         return True
     if isinstance(relation, SetOperation):
         return False  # another branch gives rows, too
-    items = [item for item in relation.items if reads(item.relation)]
+    return relation.is_by_row and _reads_by_row(relation, name)
+
+
+def _reads_by_row(block: Block, name: str) -> bool:
+    """Whether each row of the relation of that name gives rows of its own to what a block selects from."""
+
+    def reads(part: Relation) -> bool:
+        return any(scan.relation == name for scan in _scans(part))
+
+    items = [item for item in block.items if reads(item.relation)]
     return (
-        relation.is_by_row
-        and not any(map(reads, relation.aside))
+        not any(map(reads, block.aside))
         and len(items) == 1
         and not (items[0].is_optional or items[0].is_hidden)
         and _is_by_row(items[0].relation, name)
     )
+
+
+def _is_exact(block: Block, figure: Figure | None, stored: str) -> bool:
+    """Whether a figure as it is stored, and another, tell the one of both: no part of it was rounded away."""
+    if figure is None:  # of decimals, a contract may round what was told apart
+        return bool(_COMPARABLE.fullmatch(stored)) and not _DECIMAL.fullmatch(stored)
+    kind = _type(block.items[figure.column[0]].relation, figure.column[1]) if figure.column else "BIGINT"
+    if figure.united_by != "sum":
+        return kind == stored and not figure.cast_to and bool(_COMPARABLE.fullmatch(kind))
+    places = [_decimal_places(each) for each in (kind, figure.cast_to or kind, stored)]
+    return -1 not in places and places[0] == min(places)
+
+
+def _decimal_places(kind: str) -> int:
+    """Return the decimal places of a type that holds numbers exactly; -1 for others."""
+    found = _DECIMAL.fullmatch(kind)
+    return int(found[1]) if found else 0 if _WHOLE.fullmatch(kind) else -1
 
 
 def _use(relation: Relation, wanted: set[str], found: dict[tuple[int, int], set[str]]) -> None:
@@ -941,13 +1088,6 @@ def _grounded(relation: Relation, names: list[str]) -> tuple[Scan, list[str]]:
     if len(items) != 1:
         raise NotMaintainable("what a change belongs to is a join")
     return _grounded(relation.items[items.pop()].relation, [column[1] for column in columns])
-
-
-def _match(keys: Keys, columns: dict[int, str], rows: str) -> str:
-    return " and ".join(
-        f"_keys._key_{place + 1} {'is not distinct from' if keys.has_null[place] else '='} {rows}.{identifier(name)}"
-        for place, name in columns.items()
-    )
 
 
 def _conditions(node: exp.Expr) -> list[exp.Expr]:

@@ -318,8 +318,8 @@ def elsewhere(hub: duckdb.DuckDBPyConnection, project: Project, manifest: Manife
 
 def _has_notes(hub: duckdb.DuckDBPyConnection) -> bool:
     """Whether a run has noted in the hub what it holds; runs did not always."""
-    row = hub.execute(
-        "select count(*) from duckdb_columns() where database_name = current_database() and schema_name = 'runs' "
-        "and column_name = 'version'"
-    ).fetchone()
-    return row is not None and row[0] == 2
+    try:
+        hub.execute("select builds.version, results.version from runs.builds, runs.results limit 0")
+    except (duckdb.BinderException, duckdb.CatalogException):
+        return False
+    return True

@@ -35,8 +35,11 @@ from hubspoke.maintenance import (
     NotMaintainable,
     Query,
     Types,
+    added_up,
     difference,
     inlined,
+    key_of,
+    nulls,
     repeated,
 )
 from hubspoke.manifest import Manifest, Node
@@ -174,6 +177,12 @@ def in_use(project: Project, error: duckdb.IOException) -> HubspokeError:
 
 def _open(project: Project) -> duckdb.DuckDBPyConnection:
     """Open the hub as dbt would, with all that the profile says."""
+    connection = _connected(project)
+    connection.execute("set parquet_metadata_cache = true")  # what has landed stays as it is, and several views read it
+    return connection
+
+
+def _connected(project: Project) -> duckdb.DuckDBPyConnection:
     connection: duckdb.DuckDBPyConnection
     os.chdir(project.root)  # what paths in the profile are relative to
     if target := read_target(project):
@@ -337,7 +346,7 @@ class _Run:
         columns = self._types[relation_key(source)]
         zone = LandingZone(self._project.landing)
         news = None if self._plan.is_full else changes_since(zone, source["source_name"], source["name"], before)
-        if news and self._count(f"select 1 from {news.changes} where _change = 'truncate'"):
+        if news and self._count(f"from {news.changes} where _change = 'truncate'"):
             news = None
         before_sql, now_sql = self._rows_of(news, view, list(columns)) if news else ("", "")
         removed = self._keep(before_sql) if news else ""
@@ -359,7 +368,9 @@ class _Run:
         key = list(map(identifier, news.key))
         keys = self._keep(f"select distinct {', '.join(key)} from {news.changes}")
         if news.is_by_key:
-            return f"select {listed} from ({news.before(keys)})", f"select {listed} from ({news.now})"
+            is_each_once = self._kept[keys] == self._count(f"from {news.changes}")
+            now = f"{news.changes} where _change <> 'delete'" if is_each_once else f"({news.now})"
+            return f"select {listed} from ({news.before(keys)})", f"select {listed} from {now}"
         same = " and ".join(f"_keys.{column} = _rows.{column}" for column in key)
         rows = f"select _rows.* from {view} as _rows semi join {keys} as _keys on {same}"
         return rows, rows
@@ -428,39 +439,63 @@ class _Run:
         if not felt:
             nothing = self._empty_like(relation)
             return Changed(nothing, nothing)
-        rows = self._rows_alone(query, felt, changes)
-        if rows and not self._taking_out(model) and not any(self._kept[changes[leaf].removed] for leaf in felt):
-            change = Changed(self._empty_like(relation), self._filled_like(relation, rows))
-            self._hub.execute(f"insert into {relation} from {change.added}")
-            return change
+        leaf = self._alone(query, felt)
+        if leaf and not self._kept[changes[leaf].removed] and not self._taking_out(model):
+            rows = query.of_rows(leaf, changes[leaf].added)
+            if query.is_by_row(leaf):
+                change = Changed(self._empty_like(relation), self._filled_like(relation, rows))
+                self._hub.execute(f"insert into {relation} from {change.added}")
+                return change
+            if united := query.united(leaf, self._types[relation_key(model)]):
+                return self._add_up(model, rows, united)
         maintenance = Maintenance(query, set(felt), self._manifest.tested_key(model)[0])
-        keys = self._keys(maintenance, felt)
-        matches = maintenance.matches(keys, "_rows")
-        stale = self._keep(f"select _rows.* from {relation} as _rows semi join {keys.name} as _keys on {matches}")
+        keys = self._keys(maintenance.touched(felt), maintenance.key)
+        stale = self._stale(relation, keys)
         touched, whole = self._kept[stale], self._sizes[relation_key(model)]
         if touched > WORTHWHILE_SHARE * whole:
             raise NotMaintainable(f"{touched:,} of about {whole:,} rows are touched")
         self._refuse_split_keys(model, maintenance.key)
         fresh = self._filled_like(relation, maintenance.recomputed(keys, {leaf: changes[leaf] for leaf in felt}))
-        self._take_out(model, fresh, f"using {keys.name} as _keys where {matches}")
+        self._take_out(model, fresh, keys)
+        return self._replace(model, keys, stale, fresh)
+
+    def _alone(self, query: Query, felt: Iterable[str]) -> str:
+        """Name what has changed if it is one relation, read once, and all others are small; empty if not."""
+        [leaf, *more] = felt
+        read = [scan.relation for scan in query.scans]
+        is_quick = sum(self._sizes.get(other, READ_WHOLE + 1) for other in set(read) - {leaf}) <= READ_WHOLE
+        return leaf if is_quick and not more and read.count(leaf) == 1 else ""
+
+    def _add_up(self, model: Node, rows: str, united: dict[str, str]) -> Changed:
+        """Add what rows that came give to the groups that are there."""
+        relation = model["relation_name"]
+        came = self._filled_like(relation, rows)
+        key = tuple(name for name, aggregate in united.items() if not aggregate)
+        keys = self._keys(key_of(came, key), key)
+        stale = self._stale(relation, keys)
+        fresh = self._filled_like(relation, added_up(stale, came, united))
+        return self._replace(model, keys, stale, fresh)
+
+    def _keys(self, sql: str, columns: tuple[str, ...]) -> Keys:
+        """Keep the keys that changes touch."""
+        name = self._keep(sql)
+        has_null: Any = self._hub.execute(nulls(name, columns)).fetchone()
+        return Keys(name, columns, has_null)
+
+    def _stale(self, relation: str, keys: Keys) -> str:
+        """Keep the rows of a table that have some keys."""
+        return self._keep(
+            f"select _rows.* from {relation} as _rows semi join {keys.name} as _keys on {keys.match('_rows')}"
+        )
+
+    def _replace(self, model: Node, keys: Keys, stale: str, fresh: str) -> Changed:
+        """Put fresh rows in the place of those that have some keys, if they differ."""
+        relation = model["relation_name"]
         change = self._without_alike(Changed(stale, fresh), self._types[relation_key(model)])
         if self._is_change(change):
-            self._hub.execute(f"delete from {relation} as _rows using {keys.name} as _keys where {matches}")
+            self._hub.execute(f"delete from {relation} as _rows using {keys.name} as _keys where {keys.match('_rows')}")
             self._hub.execute(f"insert into {relation} from {fresh}")
         return change
-
-    def _rows_alone(self, query: Query, felt: Iterable[str], changes: dict[str, Changed]) -> str:
-        """Return SQL for what the rows that came give; empty where that hangs on other rows of what changed, too."""
-        [leaf, *more] = felt
-        others = {scan.relation for scan in query.scans} - {leaf}
-        is_quick = sum(self._sizes.get(other, READ_WHOLE + 1) for other in others) <= READ_WHOLE
-        return query.of_rows(leaf, changes[leaf].added) if is_quick and not more and query.is_by_row(leaf) else ""
-
-    def _keys(self, maintenance: Maintenance, changes: dict[str, Changed]) -> Keys:
-        """Keep the keys that changes touch."""
-        name = self._keep(maintenance.touched(changes))
-        nulls: Any = self._hub.execute(maintenance.nulls(name)).fetchone()
-        return Keys(name, nulls)
 
     def _felt(self, query: Query, changes: dict[str, Changed]) -> dict[str, Changed]:
         """Narrow changes to the columns that a query reads; those in other columns alone are none to it."""
@@ -541,13 +576,13 @@ class _Run:
             if rule["kind"] == "key" and not set(map(identifier, key)) <= {column.lower() for column in rule["key"]}:
                 raise NotMaintainable(f"{rule['name']} compares rows of several {', '.join(key)}")
 
-    def _take_out(self, model: Node, rows: str, some: str = "") -> None:
+    def _take_out(self, model: Node, rows: str, some: Keys | None = None) -> None:
         """Take out of a model's new rows what its rules say, as its gate does.
 
         Args:
             model: The model.
             rows: Name of a table that is kept for this run; it holds them, and afterwards those that stay.
-            some: What narrows a deletion to what these rows take the place of (``_rows``); empty for all.
+            some: Keys of the rows that these take the place of; default: of all.
         """
         taking = self._taking_out(model)
         if not taking:
@@ -581,7 +616,8 @@ class _Run:
         )
         columns = ", ".join(f"_judged.{identifier(name)}" for name in self._types[relation_key(model)])
         held = f"quarantine.{identifier(model['alias'])}"
-        self._hub.execute(f"delete from {held} as _rows {some}")
+        narrowed = f"using {some.name} as _keys where {some.match('_rows')}" if some else ""
+        self._hub.execute(f"delete from {held} as _rows {narrowed}")
         self._hub.execute(
             f"insert into {held} by name select {columns}, concat_ws(', ', null, {names}) as _rules_broken, "
             f"'{quoted(model['name'])}' as _model, '{self._done.run_id}' as _run_id, now() as _quarantined_at "
@@ -704,12 +740,13 @@ class _Run:
             felt = self._felt(read, known)
             if not felt:
                 return 0
-            if rows := self._rows_alone(read, felt, known):
-                return self._count(rows)
+            alone = self._alone(read, felt)
+            if alone and read.is_by_row(alone):
+                return self._count(read.of_rows(alone, known[alone].added))
             maintenance = Maintenance(read, set(felt))
         except NotMaintainable:
             return None
-        keys = self._keys(maintenance, felt)
+        keys = self._keys(maintenance.touched(felt), maintenance.key)
         return self._count(maintenance.recomputed(keys, {leaf: known[leaf] for leaf in felt}))
 
     def _rows_of_model(self, model: Node) -> int:

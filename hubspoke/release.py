@@ -14,7 +14,10 @@ import hashlib
 import json
 import os
 import subprocess
+import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -311,6 +314,7 @@ class ReleaseStore:
     def _write_spoke_file(self, path: Path, spoke: str, nodes: list[Node], relations: dict[str, Relation]) -> None:
         with duckdb.connect(path) as file:
             self.location.let_in(file)
+            file.begin()
             for node in nodes:
                 relation = relations[node["name"]]
                 if relation.spoke != spoke:
@@ -321,6 +325,7 @@ class ReleaseStore:
                     file.execute(
                         f"comment on column {node['name']}.{column['name']} is '{quoted(column['description'])}'"
                     )
+            file.commit()
         path.chmod(0o444)
 
 
@@ -416,7 +421,8 @@ def release_hub(
     if faults:
         raise HubspokeError("\n".join([f"the project breaks its own rules; {readers_see}.", *map(str, faults)]))
     before = store.newest()
-    release, changed = store.publish(hub, manifest.spokes, run_id, _evidence(project, manifest, results))
+    with _writing_down(hub):
+        release, changed = store.publish(hub, manifest.spokes, run_id, _evidence(project, manifest, results))
     newest = max(store.numbers())
     if release.number != newest:
         told = (
@@ -437,6 +443,24 @@ def release_hub(
         f"{literal(run_id)} as run_id, now() as released_at"
     )
     return told
+
+
+@contextmanager
+def _writing_down(hub: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Have what the hub's log holds written into its file meanwhile: who closes the hub would wait for that."""
+    cursor = hub.cursor()
+
+    def checkpoint() -> None:
+        with suppress(duckdb.Error):  # closing the hub does it, then
+            cursor.execute("checkpoint")
+
+    thread = threading.Thread(target=checkpoint)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+        cursor.close()
 
 
 def publication(project: Project, manifest: Manifest) -> str:
