@@ -49,6 +49,7 @@ SHAPES = [
     "select k, v + {n} as v from {a}",
     "select k, v from {a} where v % {n} <> 0",
     "select k % {n} as k, cast(sum(v) as bigint) as v from {a} group by all",
+    "select k, cast(sum(v) as bigint) as v from {a} where v > {n} group by k",
     "select l.k, l.v + coalesce(r.v, 0) as v from {a} as l "
     "left join (select k, max(v) as v from {b} group by k) as r on l.k = r.k",
     "select k, max(v) as v from (select k, v from {a} union all select k, v + {n} as v from {b}) as both_of group by k",
@@ -210,10 +211,12 @@ class Shop:
                 return kind, {name for name, model in self.models.items() if "factor" in model.used()}
             case _:
                 table = self.chance.choice(list(self.rows))
-                changed_row = self.chance.randrange(ROWS)
-                self.rows[table][changed_row] = self._row()
                 self.rows[table].append(self._row())
-                self.write_rows(table, (changed_row, len(self.rows[table]) - 1))
+                sent = [len(self.rows[table]) - 1]
+                if self.chance.random() < 0.5:
+                    sent.append(self.chance.randrange(ROWS))
+                    self.rows[table][sent[-1]] = self._row()
+                self.write_rows(table, sent)
                 self._run("ingest")
                 return kind, {f"stg_shop__{table}"}
         if name in self.models:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 
 from hubspoke.errors import HubspokeError
+from hubspoke.lineage import relation_key
 from hubspoke.maintenance import Maintenance, NotMaintainable, Query
 from hubspoke.manifest import Node, meta, parse_project
 from hubspoke.project import Project
@@ -47,27 +48,31 @@ def explain(project: Project, name: str) -> list[str]:
                 f"{name} is computed as a whole when what it reads changes: {test['name']} drops rows of it for good."
             ]
     keys = manifest.tested_key(model)[0]
-    return list(_by_relation(name, relations, builds[model["unique_id"]].compiled, keys))
+    return list(_by_relation(model, relations, builds[model["unique_id"]].compiled, keys))
 
 
-def _by_relation(name: str, relations: Relations, compiled: str, keys: tuple[str, ...]) -> Iterator[str]:
-    yield f"{name}, when rows change in"
+def _by_relation(model: Node, relations: Relations, compiled: str, keys: tuple[str, ...]) -> Iterator[str]:
+    yield f"{model['name']}, when rows change in"
+    stored = relations.types[relation_key(model)]
     sql = relations.written_out(compiled)
     known = {relation: relations.nodes[relation] for relation in relations.read_by(sql) if relation in relations.nodes}
     width = max((len(_called(node)) for node in known.values()), default=0)
     for relation, node in sorted(known.items(), key=lambda item: _called(item[1])):
-        yield f"  {_called(node):<{width}}  {_how(relation, relations, sql, keys)}"
+        yield f"  {_called(node):<{width}}  {_how(relation, relations, sql, keys, stored)}"
 
 
 def _called(node: Node) -> str:
     return f"{node['source_name']}.{node['name']}" if "source_name" in node else str(node["name"])
 
 
-def _how(relation: str, relations: Relations, sql: str, keys: tuple[str, ...]) -> str:
+def _how(relation: str, relations: Relations, sql: str, keys: tuple[str, ...], stored: dict[str, str]) -> str:
+    added = ""
     try:
         query = Query(sql, relations.types)
+        if relations.alone(query, [relation]) and (query.is_by_row(relation) or query.united(relation, stored)):
+            added = "; new rows are just added"
         maintenance = Maintenance(query, {relation}, keys)
     except NotMaintainable as reason:
-        return f"is computed as a whole: {reason}"
+        return f"is computed as a whole: {reason}{added}"
     told = "found by a join to those" if maintenance.by_join else "as those"
-    return f"by change: the rows of the same {', '.join(maintenance.key)}, {told}"
+    return f"by change: the rows of the same {', '.join(maintenance.key)}, {told}{added}"

@@ -43,11 +43,17 @@ def exclusive(folder: Path, doing: str) -> Iterator[None]:
 
 def _sweep(folder: Path) -> None:
     """Remove what was left unfinished, by a crash or by an error just now."""
-    for leftover in folder.rglob(f"*{UNFINISHED}"):
+    for leftover in [path for path in everything_in(folder) if path.name.endswith(UNFINISHED)]:
         if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover)
         else:
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)  # it may have been in an unfinished folder
+
+
+def everything_in(folder: Path) -> Iterator[Path]:
+    """List all files and folders anywhere below a folder, a folder before what is in it; quicker than ``rglob``."""
+    for path, folders, files in os.walk(folder):
+        yield from (Path(path, name) for name in [*folders, *files])
 
 
 def sync(path: Path) -> None:
@@ -61,7 +67,7 @@ def sync(path: Path) -> None:
 
 def sync_tree(folder: Path, durable: Collection[Path] = ()) -> None:
     """Force a folder and all that is in it to disk, but for files that are known to be there."""
-    for path in folder.rglob("*"):
+    for path in everything_in(folder):
         if path not in durable:
             sync(path)
     sync(folder)

@@ -66,26 +66,27 @@ class IcebergTables:
         file = f"{folder}/data/{uuid.uuid4()}.parquet"
         path, url = self.location.name(file), f"{self.location.url}/{folder}"
         self.location.make(f"{folder}/data")
-        durable = self.location.files(folder) if self.location.is_local else {}
         wide = [identifier(column) for column, type_name in columns.items() if type_name in WIDE]
         casts = f" replace ({', '.join(f'{column}::decimal(38, 0) as {column}' for column in wide)})" if wide else ""
-        hub.execute(f"copy (select *{casts} from {relation}) to '{quoted(path)}' (format parquet, compression zstd)")
-        schema = parquet.read_schema(path, filesystem=self.location.filesystem)
-        catalog = self.catalog
-        catalog.create_namespace_if_not_exists(spoke)
-        try:
-            table = catalog.load_table((spoke, name))
-        except NoSuchTableError:
-            table = catalog.create_table((spoke, name), schema, location=url)
-        if table.location() != url:
-            raise HubspokeError(
-                f"table {spoke}.{name} of the Iceberg catalog belongs to the release store at {table.location()}; "
-                "give this store a catalog of its own"
+        with self.location.durable(folder):
+            hub.execute(
+                f"copy (select *{casts} from {relation}) to '{quoted(path)}' (format parquet, compression zstd)"
             )
-        replace_rows(table, schema, columns, [f"{self.location.url}/{file}"])
+            schema = parquet.read_schema(path, filesystem=self.location.filesystem)
+            catalog = self.catalog
+            try:
+                table = catalog.load_table((spoke, name))
+            except NoSuchTableError:
+                catalog.create_namespace_if_not_exists(spoke)
+                table = catalog.create_table((spoke, name), schema, location=url)
+            if table.location() != url:
+                raise HubspokeError(
+                    f"table {spoke}.{name} of the Iceberg catalog belongs to the release store at {table.location()}; "
+                    "give this store a catalog of its own"
+                )
+            replace_rows(table, schema, columns, [f"{self.location.url}/{file}"])
         snapshot = table.current_snapshot()
         assert snapshot is not None  # noqa: S101 -- it has just been made
-        self.location.sync(folder, durable)
         return snapshot.snapshot_id, [file], self.location.relative(table.metadata_location)
 
     @cached_property

@@ -3,7 +3,8 @@
 import json
 import os
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import duckdb
 
 from hubspoke.errors import HubspokeError
-from hubspoke.files import UNFINISHED, sync, sync_tree
+from hubspoke.files import UNFINISHED, everything_in, sync, sync_tree
 
 VARIABLE = "HUBSPOKE_TABLES"
 """Environment variable that names the place for a store's first release, as fsspec writes it: ``s3://bucket/folder``."""
@@ -76,9 +77,12 @@ class Location:
 
     def files(self, folder: str) -> dict[str, int]:
         """List the files anywhere below a folder with their sizes in bytes; none if there is no such folder."""
+        if self.is_local:  # many times as quick as by way of the file system's general interface
+            found = [path for path in everything_in(Path(self.name(folder))) if path.is_file()]
+            return {self.relative(str(path)): path.stat().st_size for path in found}
         self.filesystem.invalidate_cache()
-        found = self.filesystem.find(self.name(folder), detail=True)
-        return {self.relative(path): int(about["size"]) for path, about in found.items()}
+        about = self.filesystem.find(self.name(folder), detail=True)
+        return {self.relative(path): int(told["size"]) for path, told in about.items()}
 
     def read(self, file: str) -> str | None:
         """Return a file's text, or None if there is no such file."""
@@ -107,18 +111,21 @@ class Location:
         if self.filesystem.exists(self.name(folder)):
             self.filesystem.rm(self.name(folder), recursive=True)
 
-    def sync(self, folder: str, durable: Collection[str]) -> None:
-        """Wait until a folder's files are durable; a place that is not a disk has made them so already.
+    @contextmanager
+    def durable(self, folder: str) -> Iterator[None]:
+        """Wait, at the end, until what was written to a folder meanwhile is durable.
 
-        Args:
-            folder: The folder.
-            durable: Files that are: those of earlier releases need not be waited for again.
+        A place that is not a disk has made it so already.
         """
-        if self.is_local:
-            path = Path(self.name(folder))
-            sync_tree(path, {Path(self.name(file)) for file in durable})
-            sync(path.parent)
-            sync(path.parent.parent)
+        if not self.is_local:
+            yield
+            return
+        path = Path(self.name(folder))
+        before = {found for found in everything_in(path) if not found.is_dir()}
+        yield
+        sync_tree(path, before)
+        sync(path.parent)
+        sync(path.parent.parent)
 
 
 def read_location(root: Path) -> Location:

@@ -257,6 +257,13 @@ class Relations:
         query = parse(sql)
         return {table_key(table) for table in query.find_all(exp.Table) if table.args.get("db")} if query else set()
 
+    def alone(self, query: Query, changed: Iterable[str]) -> str:
+        """Name what has changed if it is one relation, which is read once, and all others are small; empty if not."""
+        [leaf, *more] = changed
+        read = [scan.relation for scan in query.scans]
+        is_quick = sum(self.sizes.get(other, READ_WHOLE + 1) for other in set(read) - {leaf}) <= READ_WHOLE
+        return leaf if is_quick and not more and read.count(leaf) == 1 else ""
+
     def _view(self, relation: str) -> str | None:
         node = self.nodes.get(relation)
         if node is None or node["resource_type"] != "model" or not is_view(node):
@@ -439,7 +446,7 @@ class _Run:
         if not felt:
             nothing = self._empty_like(relation)
             return Changed(nothing, nothing)
-        leaf = self._alone(query, felt)
+        leaf = self._relations.alone(query, felt)
         if leaf and not self._kept[changes[leaf].removed] and not self._taking_out(model):
             rows = query.of_rows(leaf, changes[leaf].added)
             if query.is_by_row(leaf):
@@ -458,13 +465,6 @@ class _Run:
         fresh = self._filled_like(relation, maintenance.recomputed(keys, {leaf: changes[leaf] for leaf in felt}))
         self._take_out(model, fresh, keys)
         return self._replace(model, keys, stale, fresh)
-
-    def _alone(self, query: Query, felt: Iterable[str]) -> str:
-        """Name what has changed if it is one relation, read once, and all others are small; empty if not."""
-        [leaf, *more] = felt
-        read = [scan.relation for scan in query.scans]
-        is_quick = sum(self._sizes.get(other, READ_WHOLE + 1) for other in set(read) - {leaf}) <= READ_WHOLE
-        return leaf if is_quick and not more and read.count(leaf) == 1 else ""
 
     def _add_up(self, model: Node, rows: str, united: dict[str, str]) -> Changed:
         """Add what rows that came give to the groups that are there."""
@@ -740,7 +740,7 @@ class _Run:
             felt = self._felt(read, known)
             if not felt:
                 return 0
-            alone = self._alone(read, felt)
+            alone = self._relations.alone(read, felt)
             if alone and read.is_by_row(alone):
                 return self._count(read.of_rows(alone, known[alone].added))
             maintenance = Maintenance(read, set(felt))

@@ -15,6 +15,7 @@ from conftest import BIN, ROOT, Sandbox
 from test_plan import plan
 
 from hubspoke.errors import HubspokeError
+from hubspoke.maintenance import Query
 from hubspoke.manifest import content_of, parse_project
 from hubspoke.quality import CURRENT_LEDGER
 
@@ -140,7 +141,7 @@ def test_a_model_is_explained(tills: Sandbox) -> None:
     assert told == [
         "core_basket_lines, when rows change in",
         "  core_products     by change: the rows of the same product_id, as those",
-        "  pos.transactions  by change: the rows of the same basket_id, product_id, as those",
+        "  pos.transactions  by change: the rows of the same basket_id, product_id, as those; new rows are just added",
     ]
     assert (
         "is computed as a whole: a window looks at all rows"
@@ -221,6 +222,75 @@ def test_dbt_parses_only_what_is_another(tills: Sandbox, monkeypatch: pytest.Mon
         parse_project(tills.root)
     model.write_text(text)
     assert parse_project(tills.root).run_id == first
+
+
+TYPES = {
+    "hub.core.lines": {"k": "INTEGER", "s": "VARCHAR", "d": "DATE", "v": "DECIMAL(10,2)", "f": "DOUBLE"},
+    "hub.core.products": {"k": "INTEGER", "dep": "VARCHAR"},
+}
+STORED = {"k": "INTEGER", "v": "DECIMAL(18,2)"}
+
+
+@pytest.mark.parametrize(
+    ("sql", "stored", "united"),
+    [
+        ("select k, sum(v) as v from {lines} group by k", STORED, {"k": "", "v": "sum"}),
+        ("select k, cast(sum(v) as decimal(18, 2)) as v from {lines} group by all", STORED, {"k": "", "v": "sum"}),
+        (
+            "select k, min(v) as v from {lines} group by 1",
+            {"k": "INTEGER", "v": "DECIMAL(10,2)"},
+            {"k": "", "v": "min"},
+        ),
+        ("select k, count_if(v > 2) as v from {lines} where s = 'a' group by k", STORED, {"k": "", "v": "sum"}),
+        (
+            "select upper(s) as k, count(*) as v from {lines} group by upper(s)",
+            {"k": "VARCHAR", "v": "BIGINT"},
+            {"k": "", "v": "sum"},
+        ),
+        (
+            "with l as (select l.* from {lines} as l join {products} as p using (k)), t as (select k, sum(v) as w, "
+            "max(d) as d from l group by k) select d as last, w as v, k from t",
+            {"k": "INTEGER", "v": "DECIMAL(38,2)", "last": "DATE"},
+            {"last": "max", "v": "sum", "k": ""},
+        ),
+        # what another row could not be added to
+        ("select k, avg(v) as v from {lines} group by k", STORED, {}),
+        ("select k, sum(distinct v) as v from {lines} group by k", STORED, {}),
+        ("select k, count(distinct s) as v from {lines} group by k", STORED, {}),
+        ("select k, sum(v) as v from {lines} group by k having sum(v) > 3", STORED, {}),
+        ("select k, sum(v) + 1 as v from {lines} group by k", STORED, {}),
+        ("select k, sum(v) as v from {lines} group by k limit 5", STORED, {}),
+        ("select k, sum(v) as v from {lines} group by k qualify row_number() over (order by k) < 3", STORED, {}),
+        # what has been rounded, or adds up differently
+        ("select k, sum(f) as v from {lines} group by k", STORED, {}),
+        ("select k, sum(v) as v from {lines} group by k", {"k": "INTEGER", "v": "DECIMAL(18,1)"}, {}),
+        ("select k, cast(sum(v) as int) as v from {lines} group by k", STORED, {}),
+        ("select k, try_cast(sum(v) as decimal(18, 2)) as v from {lines} group by k", STORED, {}),
+        ("select k, max(v) as v from {lines} group by k", STORED, {}),
+        # groups that are not told apart by what is kept of them
+        ("select sum(v) as v from {lines} group by k", {"v": "DECIMAL(18,2)"}, {}),
+        (
+            "select date_trunc('month', d) as d, sum(v) as v from {lines} group by d",
+            {"d": "DATE", "v": "DECIMAL(18,2)"},
+            {},
+        ),
+        ("select f as k, sum(v) as v from {lines} group by f", {"k": "DOUBLE", "v": "DECIMAL(18,2)"}, {}),
+        # rows that hang on others than those that came
+        ("with l as (select distinct k, v from {lines}) select k, sum(v) as v from l group by k", STORED, {}),
+        (
+            "with l as (select k, max(v) as v from {lines} group by k) select k, sum(v) as v from l group by k",
+            STORED,
+            {},
+        ),
+        ("select p.k, sum(l.v) as v from {products} as p left join {lines} as l using (k) group by p.k", STORED, {}),
+        ("with t as (select k, sum(v) as v from {lines} group by k) select k, v from t where v > 3", STORED, {}),
+    ],
+)
+def test_new_rows_are_added_to_groups_where_that_takes_no_other_row(
+    sql: str, stored: dict[str, str], united: dict[str, str]
+) -> None:
+    query = Query(sql.format(lines='"hub"."core"."lines"', products='"hub"."core"."products"'), TYPES)
+    assert query.united("hub.core.lines", stored) == united
 
 
 def test_views_of_many_shapes_are_kept_up_to_date_by_change() -> None:
