@@ -235,7 +235,7 @@ class Block:
             self.is_by_row
             and len(self.items) == 1
             and not self.aside
-            and not self.always
+            and self.always == set()
             and all(self.columns.values())
         )
 
