@@ -7,6 +7,9 @@ running example has, and 10 and 50 times as many. At each size all is built; the
 last two weeks: corrections of one line in a thousand then touch one in 26. What a build by change leaves is held
 against what dbt builds, table by table. A full build is made by dbt, and by hubspoke build --full, which needs none.
 
+--example measures the running example instead, whose tills send the last lines of their year in the order of time. New
+lines touch all of its marts but few, and many rank or share out all that there is.
+
 All builds are made in one process, as hubspoke run makes them: what is imported once, and dbt's parse, are in none of
 the times. Each has new data, and so a release to write.
 """
@@ -25,6 +28,7 @@ import duckdb
 from build import BIN, Cost, run, write_empty_project
 from rich.console import Console
 from rich.table import Table
+from scale import write_project
 
 from hubspoke.build import build
 from hubspoke.manifest import parse_project
@@ -198,6 +202,46 @@ class Shop:
             return sums(hub, [name for (name,) in names])
 
 
+class Example(Shop):
+    """The running example, whose tills have yet to send the last lines of the year.
+
+    Args:
+        root: Folder to copy it to.
+        withheld: Share of the lines that are yet to be sent.
+    """
+
+    def __init__(self, root: Path, withheld: float = 0.08) -> None:
+        self.root = root
+        write_project(root, 1)
+        whole, self._year = root / "exports/transactions.parquet", root / "year.parquet"
+        in_order = "row_number() over (order by transaction_timestamp, basket_id, product_id) as _number"
+        duckdb.sql(f"copy (select *, {in_order} from '{whole}') to '{self._year}' (format parquet)")
+        whole.unlink()
+        sources = root / "models/hub/staging/pos/_pos__sources.yml"
+        by_change = "files: lines-*.parquet\n            load: append\n            key: [basket_id, product_id]\n"
+        sources.write_text(sources.read_text().replace("file: transactions.parquet\n", by_change))
+        [(self.lines,)] = duckdb.sql(f"select count(*) from '{self._year}'").fetchall()
+        self._sent, self._files = 0, 0
+        self.send(1 - withheld, has_corrections=False)
+        # who redeems a coupon has a basket of that day
+        redemptions, sent = root / "exports/coupon_redemptions.parquet", root / "exports/lines-0001.parquet"
+        until = f"(select cast(max(transaction_timestamp) as date) - 1 from '{sent}')"
+        known = f"select * from '{redemptions}' where redemption_date < {until}"
+        duckdb.sql(f"copy ({known}) to '{redemptions}.new' (format parquet)")
+        Path(f"{redemptions}.new").replace(redemptions)
+
+    def send(self, share: float, has_corrections: bool) -> None:
+        """Send the next lines, a share of all."""
+        assert not has_corrections, "the tills correct nothing"  # noqa: S101
+        count = int(self.lines * share)
+        self._files += 1
+        target = self.root / f"exports/lines-{self._files:04}.parquet"
+        rows = f"from '{self._year}' where _number > {self._sent} and _number <= {self._sent + count}"
+        duckdb.sql(f"copy (select * exclude (_number) {rows}) to '{target}.new' (format parquet)")
+        Path(f"{target}.new").replace(target)
+        self._sent += count
+
+
 def sums(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> dict[str, tuple[int, str]]:
     """Return the number of rows of each relation, and a sum over them that is equal for equal rows."""
     summed = "select count(*), cast(sum(cast(hash(it) as hugeint)) as varchar) from"
@@ -231,21 +275,20 @@ def timed(shop: Shop, share: float, has_corrections: bool, way: str) -> float:
     return seconds
 
 
-def measure(size: int, folder: Path) -> list[str]:
+def measure(shop: Shop, sent: list[tuple[float, bool]]) -> list[str]:
     """Build, send, and build again.
 
     Args:
-        size: Times the lines of the smallest.
-        folder: An empty one.
+        shop: The project.
+        sent: What is sent, one after the other.
 
     Returns:
         Cells of the table's row.
     """
-    shop = Shop(folder / f"times-{size}", LINES * size)
     os.environ["HUBSPOKE_WAREHOUSE"] = str(shop.root / "warehouse")
-    by_dbt, full = (min(timed(shop, *SENT[-1], way) for _ in range(3)) for way in ("by dbt", "full"))
+    by_dbt, full = (min(timed(shop, *sent[0], way) for _ in range(3)) for way in ("by dbt", "full"))
     cells = [f"{shop.lines:,}", f"{by_dbt:.1f}", f"{full:.1f}"]
-    for share, has_corrections in SENT:
+    for share, has_corrections in sent:
         seconds = min(timed(shop, share, has_corrections, "by change") for _ in range(3))
         cells += [f"{seconds:.1f}", f"{100 * seconds / by_dbt:.0f} %, {100 * seconds / full:.0f} %"]
     found = shop.tables()
@@ -258,17 +301,21 @@ def main() -> None:
     """Measure each size and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 50], metavar="TIMES")
+    parser.add_argument("--example", action="store_true", help="measure the running example instead")
     asked = parser.parse_args()
+    sent = [kind for kind in SENT if not (asked.example and kind[1])]
     table = Table(title="A build of new data beside a full one, release included, seconds")
     table.add_column("lines", justify="right")
     for name in ("by dbt", "full"):
         table.add_column(name, justify="right")
-    for share, has_corrections in SENT:
+    for share, has_corrections in sent:
         table.add_column(f"{share:.1%} {'corrected too' if has_corrections else 'new'}", justify="right")
         table.add_column("of these", justify="right")
-    for size in asked.sizes:
+    for size in [0] if asked.example else asked.sizes:
         with tempfile.TemporaryDirectory(prefix="hubspoke-bench-") as temporary:
-            table.add_row(*measure(size, Path(temporary)))
+            root = Path(temporary) / "project"
+            shop = Shop(root, LINES * size) if size else Example(root)
+            table.add_row(*measure(shop, sent))
     Console(width=140).print(table)
 
 
