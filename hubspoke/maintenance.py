@@ -22,9 +22,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from sqlglot import exp, parse_one
+from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
+from hubspoke.lineage import parse
 from hubspoke.sql import identifier
 
 Types = dict[str, dict[str, str]]
@@ -953,9 +954,12 @@ class _Scope:
 
 def _parsed(sql: str) -> exp.Expr:
     try:
-        return parse_one(sql, dialect="duckdb")
+        parsed = parse(sql)
     except (SqlglotError, RecursionError) as error:
         raise NotMaintainable("it cannot be read for sure") from error
+    if parsed is None:
+        raise NotMaintainable("nobody noted what it runs")
+    return parsed
 
 
 def _name(table: exp.Table) -> str:
