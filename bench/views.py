@@ -325,8 +325,6 @@ class Shop:
         self._note(name)
 
     def _united(self, name: str, query: Query, table: str) -> dict[str, str]:
-        if [scan.relation for scan in query.scans].count(table) > 1:
-            return {}
         described = self.hub.execute(f'describe "{name}"').fetchall()
         return query.united(table, {column: kind for column, kind, *_ in described})
 

@@ -129,6 +129,7 @@ def refresh(project: Project, plan: Plan, tell: Callable[[Step], None]) -> Refre
     except duckdb.IOException as error:
         raise in_use(project, error) from None
     with closing(opened) as hub:
+        hub.execute("set parquet_metadata_cache = true")  # what has landed stays as it is, and several views read it
         refreshed = Refreshed()
         try:
             with _transaction(hub):
@@ -177,12 +178,6 @@ def in_use(project: Project, error: duckdb.IOException) -> HubspokeError:
 
 def _open(project: Project) -> duckdb.DuckDBPyConnection:
     """Open the hub as dbt would, with all that the profile says."""
-    connection = _connected(project)
-    connection.execute("set parquet_metadata_cache = true")  # what has landed stays as it is, and several views read it
-    return connection
-
-
-def _connected(project: Project) -> duckdb.DuckDBPyConnection:
     connection: duckdb.DuckDBPyConnection
     os.chdir(project.root)  # what paths in the profile are relative to
     if target := read_target(project):
@@ -258,11 +253,11 @@ class Relations:
         return {table_key(table) for table in query.find_all(exp.Table) if table.args.get("db")} if query else set()
 
     def alone(self, query: Query, changed: Iterable[str]) -> str:
-        """Name what has changed if it is one relation, which is read once, and all others are small; empty if not."""
+        """Name what has changed if it is one relation, and all others that the query reads are small; empty if not."""
         [leaf, *more] = changed
-        read = [scan.relation for scan in query.scans]
-        is_quick = sum(self.sizes.get(other, READ_WHOLE + 1) for other in set(read) - {leaf}) <= READ_WHOLE
-        return leaf if is_quick and not more and read.count(leaf) == 1 else ""
+        others = {scan.relation for scan in query.scans} - {leaf}
+        is_quick = sum(self.sizes.get(other, READ_WHOLE + 1) for other in others) <= READ_WHOLE
+        return leaf if is_quick and not more else ""
 
     def _view(self, relation: str) -> str | None:
         node = self.nodes.get(relation)
@@ -448,13 +443,13 @@ class _Run:
             return Changed(nothing, nothing)
         leaf = self._relations.alone(query, felt)
         if leaf and not self._kept[changes[leaf].removed] and not self._taking_out(model):
-            rows = query.of_rows(leaf, changes[leaf].added)
             if query.is_by_row(leaf):
+                rows = query.of_rows(leaf, changes[leaf].added)
                 change = Changed(self._empty_like(relation), self._filled_like(relation, rows))
                 self._hub.execute(f"insert into {relation} from {change.added}")
                 return change
             if united := query.united(leaf, self._types[relation_key(model)]):
-                return self._add_up(model, rows, united)
+                return self._add_up(model, query.of_rows(leaf, changes[leaf].added), united)
         maintenance = Maintenance(query, set(felt), self._manifest.tested_key(model)[0])
         keys = self._keys(maintenance.touched(felt), maintenance.key)
         stale = self._stale(relation, keys)
