@@ -8,7 +8,7 @@ last two weeks: corrections of one line in a thousand then touch one in 26. What
 against what dbt builds, table by table. A full build is made by dbt, and by hubspoke build --full, which needs none.
 
 --example measures the running example instead, whose tills send the last lines of their year in the order of time. New
-lines touch all of its marts but few, and many rank or share out all that there is.
+lines touch nearly all of its marts, and many of these rank or share out all that there is.
 
 All builds are made in one process, as hubspoke run makes them: what is imported once, and dbt's parse, are in none of
 the times. Each has new data, and so a release to write.
@@ -21,7 +21,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -165,7 +166,6 @@ class Shop:
 
     def _write(self, numbers: str, line: str) -> None:
         """Write a file of lines: four to an order, orders in the order of their days."""
-        self._files += 1
         rows = f"""
             select
                 {line} as line_id,
@@ -174,8 +174,13 @@ class Shop:
                 cast(hash({line} // 4) % {self.lines // 80} as bigint) as customer_id,
                 cast(hash({line} // 4, 1) % 50 as bigint) as store_id,
                 date '2025-01-01' + cast({line} * {DAYS} // {self.lines} as int) as sold_on,
-                cast(hash({line}, {self._files}) % 10000 as double) / 100 as amount
+                cast(hash({line}, {self._files + 1}) % 10000 as double) / 100 as amount
             from {numbers} as it (i)"""
+        self._export(rows)
+
+    def _export(self, rows: str) -> None:
+        """Write the next file, of some rows."""
+        self._files += 1
         target = self.root / f"exports/lines-{self._files:04}.parquet"
         duckdb.sql(f"copy ({rows}) to '{target}.new' (format parquet)")
         Path(f"{target}.new").replace(target)
@@ -234,11 +239,8 @@ class Example(Shop):
         """Send the next lines, a share of all."""
         assert not has_corrections, "the tills correct nothing"  # noqa: S101
         count = int(self.lines * share)
-        self._files += 1
-        target = self.root / f"exports/lines-{self._files:04}.parquet"
         rows = f"from '{self._year}' where _number > {self._sent} and _number <= {self._sent + count}"
-        duckdb.sql(f"copy (select * exclude (_number) {rows}) to '{target}.new' (format parquet)")
-        Path(f"{target}.new").replace(target)
+        self._export(f"select * exclude (_number) {rows}")
         self._sent += count
 
 
@@ -311,11 +313,12 @@ def main() -> None:
     for share, has_corrections in sent:
         table.add_column(f"{share:.1%} {'corrected too' if has_corrections else 'new'}", justify="right")
         table.add_column("of these", justify="right")
-    for size in [0] if asked.example else asked.sizes:
+    shops: list[Callable[[Path], Shop]] = [Example]
+    if not asked.example:
+        shops = [partial(Shop, lines=LINES * size) for size in asked.sizes]
+    for shop in shops:
         with tempfile.TemporaryDirectory(prefix="hubspoke-bench-") as temporary:
-            root = Path(temporary) / "project"
-            shop = Shop(root, LINES * size) if size else Example(root)
-            table.add_row(*measure(shop, sent))
+            table.add_row(*measure(shop(Path(temporary) / "project"), sent))
     Console(width=140).print(table)
 
 
