@@ -297,27 +297,27 @@ class _Gate:
         self._may_wait = waiting
         self._condition = threading.Condition()
 
-    def enter(self, is_cancelled: Callable[[], bool], patience_s: float) -> None:
+    def enter(self, is_gone: Callable[[], bool], patience_s: float) -> None:
         """Wait for a place.
 
         Raises:
-            FlightUnavailableError: Too many wait, or none came free in time.
+            FlightUnavailableError: Too many wait, none came free in time, or the server is being stopped.
             FlightCancelledError: Whoever asked has gone.
         """
         until = time.monotonic() + patience_s
         with self._condition:
             if self._free == 0:
-                self._wait(is_cancelled, until, patience_s)
+                self._wait(is_gone, until, patience_s)
             self._free -= 1
 
-    def _wait(self, is_cancelled: Callable[[], bool], until: float, patience_s: float) -> None:
+    def _wait(self, is_gone: Callable[[], bool], until: float, patience_s: float) -> None:
         if self._may_wait == 0:
             raise flight.FlightUnavailableError("too many queries of this spoke wait already; try again later")
         self._may_wait -= 1
         try:
             while self._free == 0:
                 self._condition.wait(1)
-                if is_cancelled():
+                if is_gone():
                     self._condition.notify()
                     raise flight.FlightCancelledError("cancelled while it waited")
                 if time.monotonic() > until:
@@ -502,6 +502,10 @@ def _out_of_memory() -> Any:
     return flight.FlightServerError("it needs more memory than the server gives to a spoke; ask for less at a time")
 
 
+def _being_stopped() -> Any:
+    return flight.FlightUnavailableError("the server is being stopped")
+
+
 # -- the server --------------------------------------------------------------------------------------------------------
 
 
@@ -600,11 +604,14 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
             Whether all have.
         """
         self._is_closing.set()
-        for query in list(self._queries.values()):
-            query.stop(flight.FlightUnavailableError("the server is being stopped"))
         ending = threading.Thread(target=self.shutdown, daemon=True)
         ending.start()
-        ending.join(patience_s)
+        until = time.monotonic() + patience_s
+        while ending.is_alive() and time.monotonic() < until:
+            # again and again: one may just be about to start
+            for query in list(self._queries.values()):
+                query.stop(_being_stopped())
+            ending.join(0.05)
         reading.clear(self._spill)
         return not ending.is_alive()
 
@@ -715,7 +722,7 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
         spoke = context.get_middleware("caller").spoke
         with self._lock:
             gate = self._gates.setdefault(spoke, _Gate(self.settings.queries, self.settings.waiting))
-        gate.enter(lambda: bool(context.is_cancelled()) or self._is_closing.is_set(), self.settings.timeout_s)
+        gate.enter(lambda: self._is_gone(context), self.settings.timeout_s)
         query = _Query(ask.name, spoke, context, self.settings.timeout_s)
         query.finally_do(gate.leave)
         try:
@@ -727,6 +734,12 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc]
             query.end()
             raise _told(error, query) from None
         return flight.GeneratorStream(reading.tagged(rows.schema, ask.release), rows)
+
+    def _is_gone(self, context: Any) -> bool:
+        """Tell whether whoever asked has gone; raise if the server itself is about to."""
+        if self._is_closing.is_set():
+            raise _being_stopped()
+        return bool(context.is_cancelled())
 
     def _run(self, query: _Query, ask: _Ask) -> Iterator[Any]:
         """Start a query; yield a reader of its rows, and one more for each further row of parameters."""

@@ -565,6 +565,12 @@ def peak_mb(process: subprocess.Popen[str]) -> float:
     return int(kilobytes) / 1024
 
 
+def processor_s(process: subprocess.Popen[str]) -> float:
+    """How many seconds of the processor it has had."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def test_results_of_any_size_pass_through_a_bounded_memory(
     command: Callable[..., tuple[subprocess.Popen[str], str]], tmp_path: Path
 ) -> None:
@@ -588,6 +594,38 @@ def test_results_of_any_size_pass_through_a_bounded_memory(
     assert not list((tmp_path / "warehouse/release").rglob("*.tmp"))
 
 
+def test_a_server_that_is_being_stopped_stops_what_waits_and_what_is_about_to_start(
+    project: Project, serve: Callable[..., FlightServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(project, queries=1)
+    is_let_in, may_go_on = threading.Event(), threading.Event()
+    run = FlightServer._run
+
+    def run_later(*arguments: Any) -> Any:
+        is_let_in.set()
+        assert may_go_on.wait(10)
+        return run(*arguments)
+
+    monkeypatch.setattr(FlightServer, "_run", run_later)
+    client = flight.connect(server.address)
+    options = flight.FlightCallOptions(headers=[client.authenticate_basic_token("bi", PASSWORDS["bi"])])
+    command = flight_sql.pack(flight_sql.message("CommandStatementQuery", query=ENDLESS))
+    [endpoint] = client.get_flight_info(flight.FlightDescriptor.for_command(command), options).endpoints
+    with ThreadPoolExecutor(3) as pool:
+        starting = pool.submit(client.do_get, endpoint.ticket, options)
+        assert is_let_in.wait(10)
+        waiting = pool.submit(client.do_get, endpoint.ticket, options)
+        eventually(lambda: server._gates["bi"]._may_wait == server.settings.waiting - 1)
+        closing = pool.submit(server.close)
+        eventually(server._is_closing.is_set)
+        may_go_on.set()
+        for query in (starting, waiting):
+            with pytest.raises(flight.FlightUnavailableError, match="being stopped"):
+                query.result(timeout=20)
+        assert closing.result(timeout=20)
+    client.close()
+
+
 def test_control_c_ends_it_cleanly_whatever_runs(
     command: Callable[..., tuple[subprocess.Popen[str], str]], tmp_path: Path
 ) -> None:
@@ -602,7 +640,9 @@ def test_control_c_ends_it_cleanly_whatever_runs(
         return client.do_get(client.get_flight_info(descriptor, options).endpoints[0].ticket, options)
 
     with ThreadPoolExecutor(1) as pool:
+        before = processor_s(process)
         running = pool.submit(lambda: start(ENDLESS).read_all())
+        eventually(lambda: processor_s(process) - before > 1)  # it has begun
         unread = start("select a.* from spoke_bi__sales as a, range(100000)")
         unread.read_chunk()
         process.send_signal(signal.SIGINT)
