@@ -292,7 +292,9 @@ class Shop:
             ):
                 self._add_up(name, query.of_rows(alone, mine[alone].added), united)
             else:
-                self._by_change(name, Maintenance(query, set(felt)), felt, mine)
+                maintenance = Maintenance(query, set(felt))
+                finer = maintenance.finer() if self.by_change[name] % 2 else None  # in turn
+                self._by_change(name, finer or maintenance, felt, mine)
         except NotMaintainable:
             self.as_a_whole[name] += 1
             self.hub.execute(f'create or replace table "{name}" as from truth')

@@ -20,9 +20,9 @@ from hubspoke.expectations import EXPECTATIONS, Auditor, Finding, Rule
 from hubspoke.manifest import Manifest, Node, meta
 from hubspoke.project import Project
 from hubspoke.quality import open_hub
-from hubspoke.release import Relation, ReleaseStore, measure
+from hubspoke.release import Relation, ReleaseStore
 from hubspoke.sources import SourceTable
-from hubspoke.sql import columns_of, quoted
+from hubspoke.sql import columns_of, quoted, rows_and_checksum
 
 ADDED_BY_LANDING = {"_load_id", "_loaded_at"}
 
@@ -291,7 +291,7 @@ def _definition(test: Node) -> str:
 def _is_in(hub: duckdb.DuckDBPyConnection, node: Node | None, relation: Relation) -> bool:
     """Whether the hub shows the very rows that were released; it has moved on if a later build was not released."""
     try:
-        return node is not None and measure(hub, node).checksum == relation.checksum
+        return node is not None and rows_and_checksum(hub, node["relation_name"])[1] == relation.checksum
     except duckdb.Error:  # not built under this name
         return False
 

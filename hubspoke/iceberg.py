@@ -6,6 +6,7 @@ so on.
 """
 
 import json
+import threading
 import uuid
 from functools import cached_property
 from pathlib import Path
@@ -37,11 +38,12 @@ class IcebergTables:
 
     def __init__(self, root: Path, location: Location) -> None:
         self.root, self.location = root, location
+        self._one_by_one = threading.Lock()
 
     def write(
         self, hub: duckdb.DuckDBPyConnection, spoke: str, name: str, relation: str, columns: dict[str, str]
-    ) -> tuple[int, list[str], str]:
-        """Write a relation's rows as one Parquet file and commit it as a new snapshot.
+    ) -> str:
+        """Write a relation's rows as one Parquet file, which is of no snapshot yet.
 
         Args:
             hub: Connection to the hub.
@@ -51,7 +53,29 @@ class IcebergTables:
             columns: DuckDB type by column.
 
         Returns:
-            The snapshot, its data files, and the table's metadata file as of that snapshot.
+            The file.
+        """
+        folder = f"{_folder(spoke, name)}/data"
+        file = f"{folder}/{uuid.uuid4()}.parquet"
+        self.location.make(folder)
+        wide = [identifier(column) for column, type_name in columns.items() if type_name in WIDE]
+        casts = f" replace ({', '.join(f'{column}::decimal(38, 0) as {column}' for column in wide)})" if wide else ""
+        path = quoted(self.location.name(file))
+        with self.location.durable(folder):
+            hub.execute(f"copy (select *{casts} from {relation}) to '{path}' (format parquet, compression zstd)")
+        return file
+
+    def commit(self, spoke: str, name: str, columns: dict[str, str], file: str) -> tuple[int, str]:
+        """Make a relation's table hold the rows of a file, as a new snapshot; several threads may, of several tables.
+
+        Args:
+            spoke: Consumer that may read it.
+            name: The relation's name in releases.
+            columns: DuckDB type by column.
+            file: What ``write`` returned.
+
+        Returns:
+            The snapshot, and the table's metadata file as of it.
 
         Raises:
             HubspokeError: The catalog's table belongs to another store.
@@ -63,22 +87,17 @@ class IcebergTables:
         from hubspoke.iceberg_commit import replace_rows
 
         folder = _folder(spoke, name)
-        file = f"{folder}/data/{uuid.uuid4()}.parquet"
-        path, url = self.location.name(file), f"{self.location.url}/{folder}"
-        self.location.make(f"{folder}/data")
-        wide = [identifier(column) for column, type_name in columns.items() if type_name in WIDE]
-        casts = f" replace ({', '.join(f'{column}::decimal(38, 0) as {column}' for column in wide)})" if wide else ""
+        url = f"{self.location.url}/{folder}"
         with self.location.durable(folder):
-            hub.execute(
-                f"copy (select *{casts} from {relation}) to '{quoted(path)}' (format parquet, compression zstd)"
-            )
-            schema = parquet.read_schema(path, filesystem=self.location.filesystem)
-            catalog = self.catalog
+            schema = parquet.read_schema(self.location.name(file), filesystem=self.location.filesystem)
+            with self._one_by_one:
+                catalog = self.catalog
             try:
                 table = catalog.load_table((spoke, name))
             except NoSuchTableError:
-                catalog.create_namespace_if_not_exists(spoke)
-                table = catalog.create_table((spoke, name), schema, location=url)
+                with self._one_by_one:
+                    catalog.create_namespace_if_not_exists(spoke)
+                    table = catalog.create_table((spoke, name), schema, location=url)
             if table.location() != url:
                 raise HubspokeError(
                     f"table {spoke}.{name} of the Iceberg catalog belongs to the release store at {table.location()}; "
@@ -87,7 +106,7 @@ class IcebergTables:
             replace_rows(table, schema, columns, [f"{self.location.url}/{file}"])
         snapshot = table.current_snapshot()
         assert snapshot is not None  # noqa: S101 -- it has just been made
-        return snapshot.snapshot_id, [file], self.location.relative(table.metadata_location)
+        return snapshot.snapshot_id, self.location.relative(table.metadata_location)
 
     @cached_property
     def catalog(self) -> "Catalog":

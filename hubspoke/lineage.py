@@ -15,7 +15,7 @@ from hubspoke.errors import HubspokeError
 from hubspoke.manifest import Manifest, Node
 
 Column = tuple[str, str]
-"""A node's unique id and the name of one of its columns."""
+"""A node's unique id, or what a relation is called in compiled SQL, and the name of one of its columns."""
 
 
 @lru_cache(maxsize=1000)
@@ -48,12 +48,13 @@ class Lineage:
     def __init__(self, manifest: Manifest, compiled: dict[str, str]) -> None:
         self._manifest, self._compiled = manifest, compiled
         self._relations: dict[str, str] = {}
-        self._schema = MappingSchema(dialect=manifest.dialect)
+        described = []
         for node_id in manifest.ancestry([model["unique_id"] for model in manifest.models]):
             node = manifest.get(node_id)
             relation = relation_key(node)
             self._relations[relation] = node_id
-            self._schema.add_table(relation, dict.fromkeys(map(str.lower, node["columns"]), "varchar"))
+            described.append((relation, tuple(map(str.lower, node["columns"]))))
+        self._described = tuple(described)
         self._parents: dict[str, dict[str, set[Column]]] = {}
 
     def origins(self, model: Node) -> dict[str, set[Column]]:
@@ -94,17 +95,13 @@ class Lineage:
         """For each column that a node gives, find the columns of other nodes that it is computed from."""
         if self._manifest.get(node_id)["resource_type"] == "seed":
             return {}
-        parsed = parse(self._compiled.get(node_id, ""), self._manifest.dialect)
-        if parsed is None:
+        sql = self._compiled.get(node_id, "")
+        if not sql:
             raise HubspokeError(
                 f"{node_id} has not been compiled, so its columns cannot be traced. Run: hubspoke build"
             )
         try:
-            dialect = self._manifest.dialect
-            query = qualify(parsed.copy(), schema=self._schema, dialect=dialect)
-            scope = build_scope(query)
-            # trimming costs three times the rest, for text that nobody reads here
-            steps = lineage(None, query, self._schema, dialect=dialect, scope=scope, copy=False, trim_selects=False)
+            read = _columns_of(sql, self._manifest.dialect, self._described)
         except SqlglotError as error:
             reason = str(error).split(" Line")[0].rstrip(".")
             file = self._manifest.get(node_id)["original_file_path"]
@@ -112,22 +109,54 @@ class Lineage:
                 f"{file}: {reason}: describe the column in the YAML of the model or source that it comes from; "
                 "only so can personal data be followed"
             ) from None
-        assert isinstance(steps, dict)  # noqa: S101 -- one step for each column, as no column was asked for
-        return {name.lower(): self._leaves(step) for name, step in steps.items()}
+        return {
+            name: {(self._relations[relation], column) for relation, column in leaves if relation in self._relations}
+            for name, leaves in read.items()
+        }
 
-    def _leaves(self, step: Step) -> set[Column]:
-        found: set[Column] = set()
-        seen: set[int] = set()
-        waiting = [step]
-        while waiting:
-            step = waiting.pop()
-            if id(step) in seen:  # steps are shared between columns; step.walk() would take every path to each
-                continue
-            seen.add(id(step))
-            waiting += step.downstream
-            table = step.expression
-            if isinstance(table, exp.Table) and not step.downstream:
-                node_id = self._relations.get(table_key(table))
-                if node_id:
-                    found.add((node_id, step.name.split(".")[-1].strip('"').lower()))
-        return found
+
+Described = tuple[tuple[str, tuple[str, ...]], ...]
+"""Relations, as ``relation_key`` calls them, and the columns that are known of each, in lower case."""
+
+
+@lru_cache(maxsize=1000)
+def _columns_of(sql: str, dialect: str, described: Described) -> dict[str, frozenset[Column]]:
+    """Return the columns that each column of a query is computed from, each with its relation.
+
+    Raises:
+        SqlglotError: It cannot be followed.
+    """
+    parsed = parse(sql, dialect)
+    if parsed is None:
+        return {}
+    schema = _schema(dialect, described)
+    query = qualify(parsed.copy(), schema=schema, dialect=dialect)
+    scope = build_scope(query)
+    # trimming costs three times the rest, for text that nobody reads here
+    steps = lineage(None, query, schema, dialect=dialect, scope=scope, copy=False, trim_selects=False)
+    assert isinstance(steps, dict)  # noqa: S101 -- one step for each column, as no column was asked for
+    return {name.lower(): frozenset(_leaves(step)) for name, step in steps.items()}
+
+
+@lru_cache(maxsize=1)
+def _schema(dialect: str, described: Described) -> MappingSchema:
+    schema = MappingSchema(dialect=dialect)
+    for relation, columns in described:
+        schema.add_table(relation, dict.fromkeys(columns, "varchar"))
+    return schema
+
+
+def _leaves(step: Step) -> set[Column]:
+    found: set[Column] = set()
+    seen: set[int] = set()
+    waiting = [step]
+    while waiting:
+        step = waiting.pop()
+        if id(step) in seen:  # steps are shared between columns; step.walk() would take every path to each
+            continue
+        seen.add(id(step))
+        waiting += step.downstream
+        table = step.expression
+        if isinstance(table, exp.Table) and not step.downstream:
+            found.add((table_key(table), step.name.split(".")[-1].strip('"').lower()))
+    return found

@@ -411,6 +411,7 @@ class Maintenance:
         query: The query.
         changed: What of it changed, or is thought to change.
         keys: Columns that the result is known to be unique by: the best keys there are.
+        coarse: Columns of keys that are too coarse: find others with them, by joins.
 
     Attributes:
         key: Columns of the result by which touched rows are found.
@@ -420,17 +421,23 @@ class Maintenance:
         NotMaintainable: A change may touch all rows, or nobody can tell which.
     """
 
-    def __init__(self, query: Query, changed: set[str], keys: Sequence[str] = ()) -> None:
+    def __init__(self, query: Query, changed: set[str], keys: Sequence[str] = (), coarse: Sequence[str] = ()) -> None:
+        self._query, self._keys, self._coarse = query, keys, set(coarse)
         self._sql, self._root, self._scans = query.sql, query.root, query.scans
         self._changed = changed
-        self.by_join = False
+        self.by_join = bool(coarse)
         reasons: dict[str, None] = {}
         self.key = self._find_key(keys, reasons)
-        if not self.key:
+        if not self.key and not coarse:
             self.by_join = True
             self.key = self._find_key(keys, reasons)
         if not self.key:
             raise NotMaintainable(next(iter(reasons), "it hands no column on as it is"))
+
+    def finer(self) -> "Maintenance | None":
+        """Return the way by keys of one more column, some of which are found by a join; None if there is none."""
+        other = None if self.by_join else Maintenance(self._query, self._changed, self._keys, self.key)
+        return other if other and set(other.key) > set(self.key) else None
 
     def touched(self, changes: dict[str, Changed]) -> str:
         """Return SQL for the keys that changes touch, as ``_key_1`` and so on, each once.
@@ -453,7 +460,9 @@ class Maintenance:
         self._narrow(self._root, dict(enumerate(self.key)), narrowed)
         scans = {scan.place: scan for scan in self._scans}
         edits = []
-        for place, filters in narrowed.items():
+        for place, found in narrowed.items():
+            # what matches in some columns and others, too, matches in some
+            filters = [each for each in found if not any(other.items() < each.items() for other in found)]
             if all(filters):
                 change = changes.get(scans[place].relation) if len(changes) == 1 else None
                 edits.append((place, self._filtered(scans[place], filters, keys, change)))
@@ -468,7 +477,8 @@ class Maintenance:
         columns = list(self._root.columns)
         wanted = [column for column in preferred if column in columns]
         for column in [*wanted, *(column for column in columns if column not in wanted)]:
-            if len(found) == MAXIMUM_KEY or (wanted and set(wanted) <= set(found)):
+            is_fine = (wanted and set(wanted) <= set(found)) or (self._coarse and self._coarse < set(found))
+            if is_fine or len(found) == MAXIMUM_KEY:
                 break
             if not _COMPARABLE.fullmatch(_type(self._root, column)):
                 continue

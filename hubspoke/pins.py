@@ -10,7 +10,7 @@ from hubspoke.development import base_tables
 from hubspoke.landing import LandingZone
 from hubspoke.project import Project
 
-READ = re.compile(r"([^/'\[]+/[^/']+/\d+-[^/']+)/[^/']+\.parquet'")
+READ = re.compile(r"'(?:[^']*/)?([^/']+/[^/']+/\d+-[^/']+)/[^/']+\.parquet'")
 """A load among the files that a view reads."""
 
 

@@ -34,10 +34,10 @@ def rendered_target(project: Project, name: str = "") -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        profiles = _rendered(read_yaml(file))
         own = read_yaml(project.root / "dbt_project.yml")["profile"]
-        profile = profiles[os.environ.get("DBT_PROFILE") or own]
-        target: dict[str, Any] = profile["outputs"][name or os.environ.get("DBT_TARGET") or profile["target"]]
+        profile = read_yaml(file)[os.environ.get("DBT_PROFILE") or own]
+        name = name or os.environ.get("DBT_TARGET") or _rendered(profile["target"])
+        target: dict[str, Any] = _rendered(profile["outputs"][name])
     except (yaml.YAMLError, TemplateError, KeyError, TypeError):
         return None  # dbt says what is wrong
     return target
@@ -50,7 +50,7 @@ def _env_var(name: str, default: str | None = None) -> str:
 
 
 def _rendered(value: Any) -> Any:
-    """Render every text of a profile, with what dbt gives it: variables of the environment."""
+    """Render every text of a part of a profile, with what dbt gives it: variables of the environment."""
     if isinstance(value, dict):
         return {key: _rendered(part) for key, part in value.items()}
     if isinstance(value, list):

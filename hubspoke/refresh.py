@@ -73,6 +73,9 @@ COMPARED_ROWS = 5_000_000
 READ_WHOLE = 1_000_000
 """Rows of what new rows are joined to, up to which that is read for them, and no key is sought."""
 
+MANY_ROWS = 50_000
+"""Where changes touch more rows of a model, keys of more columns are looked for, though that takes a join."""
+
 WORTHWHILE_SHARE = 0.3
 """Where changes touch more of a model's rows, it is quicker to run its query again."""
 
@@ -453,6 +456,9 @@ class _Run:
         maintenance = Maintenance(query, set(felt), self._manifest.tested_key(model)[0])
         keys = self._keys(maintenance.touched(felt), maintenance.key)
         stale = self._stale(relation, keys)
+        if self._kept[stale] > MANY_ROWS and (finer := maintenance.finer()):
+            maintenance, keys = finer, self._keys(finer.touched(felt), finer.key)
+            stale = self._stale(relation, keys)
         touched, whole = self._kept[stale], self._sizes[relation_key(model)]
         if touched > WORTHWHILE_SHARE * whole:
             raise NotMaintainable(f"{touched:,} of about {whole:,} rows are touched")

@@ -17,6 +17,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -39,6 +40,9 @@ from hubspoke.project import Project
 from hubspoke.readiness import Obstacle, obstacles
 from hubspoke.sql import columns_of, literal, quoted, rows_and_checksum, texts
 from hubspoke.versions import Build, Result, held, judged
+
+COMMITS_AT_ONCE = 4
+"""Commits of Iceberg tables that run at the same time: each waits for the disk again and again."""
 
 SAID = (
     *("unique_id", "original_file_path", "description", "columns", "config", "meta", "group", "access", "version"),
@@ -252,36 +256,39 @@ class ReleaseStore:
             evidence = evidence or Evidence()
             before = newest.relations if newest and is_at_home else {}
             after: dict[str, Relation] = {}
-            changed: list[str] = []
-            for node in spokes:
-                fresh = measure(hub, node)
-                kept = before.get(node["name"])
-                if kept and (kept.rows, kept.checksum, kept.contract) == (fresh.rows, fresh.checksum, fresh.contract):
-                    after[node["name"]] = kept.model_copy()
-                else:
-                    fresh.snapshot_id, fresh.files, fresh.metadata = tables.write(
-                        hub, fresh.spoke, node["name"], node["relation_name"], _columns(hub, node)
-                    )
-                    after[node["name"]] = fresh
-                    changed.append(node["name"])
-            current = self.current()
-            if current and not changed and before.keys() == after.keys():
-                return current, []
+            number = newest.number + 1 if newest else 1
+            folder = self.folder(number)
+            unfinished = folder.with_name(folder.name + UNFINISHED)
+            commits: dict[str, Future[tuple[int, str]]] = {}
+            with ThreadPoolExecutor(COMMITS_AT_ONCE) as pool:
+                for node in spokes:
+                    name, columns = node["name"], columns_of(hub, node["relation_name"])
+                    fresh = _measured(hub, node, columns)
+                    kept = before.get(name)
+                    same = kept and (kept.rows, kept.checksum, kept.contract)
+                    if kept and same == (fresh.rows, fresh.checksum, fresh.contract):
+                        after[name] = kept.model_copy()
+                        continue
+                    fresh.files = [tables.write(hub, fresh.spoke, name, node["relation_name"], columns)]
+                    commits[name] = pool.submit(tables.commit, fresh.spoke, name, columns, *fresh.files)
+                    after[name] = fresh
+                current = self.current()
+                if current and not commits and before.keys() == after.keys():
+                    return current, []
+                unfinished.mkdir()
+                for spoke in sorted({relation.spoke for relation in after.values()}):
+                    self._write_spoke_file(unfinished / f"{spoke}.duckdb", spoke, spokes, after)
+            for name, commit in commits.items():
+                after[name].snapshot_id, after[name].metadata = commit.result()
             for name, relation in after.items():
                 relation.key, relation.checks = evidence.keys.get(name, []), evidence.checks.get(name, {})
-            number = newest.number + 1 if newest else 1
             release = Release(
                 number=number, released_at=datetime.now(UTC), run_id=run_id, code=evidence.code, relations=after
             )
-            folder = self.folder(number)
-            unfinished = folder.with_name(folder.name + UNFINISHED)
-            unfinished.mkdir()
             (unfinished / "manifest.json").write_text(release.model_dump_json(indent=2) + "\n")
-            for spoke in sorted({relation.spoke for relation in after.values()}):
-                self._write_spoke_file(unfinished / f"{spoke}.duckdb", spoke, spokes, after)
             commit_folder(unfinished, folder)
             point(self.root / "current", folder.name)
-            return release, changed
+            return release, [*commits]
 
     def prune(self, keep: int) -> tuple[list[int], int]:
         """Remove all but the newest releases; the one that readers see is kept, whatever its age.
@@ -633,15 +640,10 @@ def _explain(manifest: Manifest, found: list[Obstacle]) -> str:
     return f"this run leaves out what a release rests on: {name} {why}{others}. Run: dbt build"
 
 
-def _columns(hub: duckdb.DuckDBPyConnection, node: Node) -> dict[str, str]:
-    """Return a relation's column names and DuckDB types, in order."""
-    return columns_of(hub, node["relation_name"])
-
-
-def measure(hub: duckdb.DuckDBPyConnection, node: Node) -> Relation:
+def _measured(hub: duckdb.DuckDBPyConnection, node: Node, columns: dict[str, str]) -> Relation:
     """Describe a relation as the hub holds it now, in the words of a release; it has no snapshot and no files yet."""
     described = {name: column["description"] for name, column in node["columns"].items()}
-    promised = [_columns(hub, node), node["description"], described]
+    promised = [columns, node["description"], described]
     contract = hashlib.sha256(json.dumps(promised).encode()).hexdigest()
     rows, checksum = rows_and_checksum(hub, node["relation_name"])
     return Relation(spoke=spoke_of(node), rows=rows, checksum=checksum, contract=contract)

@@ -25,8 +25,8 @@ from hubspoke.manifest import Manifest, Node
 from hubspoke.pins import landed_tables
 from hubspoke.project import Project
 from hubspoke.quality import open_hub
-from hubspoke.release import measure
 from hubspoke.sources import read_sources
+from hubspoke.sql import rows_and_checksum
 
 Tell = Callable[[str], None]
 
@@ -167,11 +167,10 @@ def _compare(project: Project, second: Project) -> list[Comparison]:
             connection.execute("set TimeZone = 'UTC'")
         for node in sorted(logged, key=lambda node: str(node["name"])):
             try:
-                there, here = measure(hub, node), measure(replayed, node)
+                there, here = (rows_and_checksum(each, node["relation_name"]) for each in (hub, replayed))
             except duckdb.Error as error:
                 raise HubspokeError(f"{node['name']} cannot be compared: {str(error).splitlines()[0]}") from None
-            is_same = (there.rows, there.checksum) == (here.rows, here.checksum)
-            compared.append(Comparison(node["name"], there.rows, here.rows, is_same))
+            compared.append(Comparison(node["name"], there[0], here[0], there == here))
     return compared
 
 

@@ -119,7 +119,7 @@ def test_a_full_build_computes_all_anew_and_asks_dbt_only_where_it_is_needed(til
         hub.execute("update mart_sales.mart_sales__departments set product_count = product_count + 1")
     assert plan(tills)["steps"] == []
     full = tills.run("hubspoke", "build", "--full").stdout
-    assert "seeds and 19 unit tests: unchanged, and they read no data" in full
+    assert "seeds and 22 unit tests: unchanged, and they read no data" in full
     assert "by dbt" not in full
     assert tables(tills) == before
     with duckdb.connect(tills.root / "warehouse/hub.duckdb", read_only=True):  # somebody looks at it

@@ -46,16 +46,6 @@ pairs as (
 
 ),
 
-store_totals as (
-
-    select
-        store_id,
-        count(*) as week_count
-    from trading_weeks
-    group by store_id
-
-),
-
 promoted_weeks as (
 
     select
@@ -100,24 +90,6 @@ promoted_pairs as (
 
 ),
 
--- what each pair sells in a week without promotion; weeks in which it sold nothing count as nothing sold
-baselines as (
-
-    select
-        pairs.product_id,
-        pairs.store_id,
-        cast(pairs.item_count - promoted_pairs.item_count as double)
-        / nullif(store_totals.week_count - promoted_pairs.week_count, 0) as baseline_items_per_week
-    from pairs
-    inner join store_totals on pairs.store_id = store_totals.store_id
-    inner join promoted_pairs
-        on
-            pairs.product_id = promoted_pairs.product_id
-            and pairs.store_id = promoted_pairs.store_id
-    where store_totals.week_count > promoted_pairs.week_count
-
-),
-
 final as (
 
     select
@@ -130,12 +102,17 @@ final as (
         count(*) as promoted_week_count,
         cast(sum(promoted_weeks.item_count) as bigint) as item_count,
         cast(sum(promoted_weeks.sales_amount) as decimal(18, 2)) as sales_amount,
-        baselines.baseline_items_per_week
+        promoted_pairs.week_count as week_count_in_any_place,
+        cast(pairs.item_count - promoted_pairs.item_count as bigint) as unpromoted_item_count
     from promoted_weeks
-    inner join baselines
+    inner join promoted_pairs
         on
-            promoted_weeks.product_id = baselines.product_id
-            and promoted_weeks.store_id = baselines.store_id
+            promoted_weeks.product_id = promoted_pairs.product_id
+            and promoted_weeks.store_id = promoted_pairs.store_id
+    inner join pairs
+        on
+            promoted_weeks.product_id = pairs.product_id
+            and promoted_weeks.store_id = pairs.store_id
     group by
         promoted_weeks.product_id,
         promoted_weeks.store_id,
@@ -143,7 +120,9 @@ final as (
         promoted_weeks.display_location_name,
         promoted_weeks.mailer_location_code,
         promoted_weeks.mailer_location_name,
-        baselines.baseline_items_per_week
+        promoted_pairs.week_count,
+        pairs.item_count,
+        promoted_pairs.item_count
 
 )
 

@@ -4,6 +4,35 @@ with promoted_products as (
 
 ),
 
+trading_weeks as (
+
+    select * from {{ ref('mart_marketing__trading_weeks') }}
+
+),
+
+store_totals as (
+
+    select
+        store_id,
+        count(*) as week_count
+    from trading_weeks
+    group by store_id
+
+),
+
+-- what each product sells in a week without promotion; weeks in which it sold nothing count as nothing sold
+with_baselines as (
+
+    select
+        promoted_products.*,
+        cast(promoted_products.unpromoted_item_count as double)
+        / nullif(store_totals.week_count - promoted_products.week_count_in_any_place, 0) as baseline_items_per_week
+    from promoted_products
+    inner join store_totals on promoted_products.store_id = store_totals.store_id
+    where store_totals.week_count > promoted_products.week_count_in_any_place
+
+),
+
 final as (
 
     select
@@ -21,7 +50,7 @@ final as (
         round(
             cast(sum(item_count) as double) / nullif(sum(baseline_items_per_week * promoted_week_count), 0), 6
         ) as promotion_lift
-    from promoted_products
+    from with_baselines
     group by
         display_location_code,
         display_location_name,

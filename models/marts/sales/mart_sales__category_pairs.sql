@@ -1,25 +1,12 @@
-with basket_lines as (
+with basket_categories as (
 
-    select * from {{ ref('fct_basket_lines') }}
-
-),
-
-products as (
-
-    select * from {{ ref('dim_products') }}
+    select * from {{ ref('mart_sales__basket_categories') }}
 
 ),
 
-basket_categories as (
+weekly_pairs as (
 
-    select distinct
-        basket_lines.basket_id,
-        products.category_name
-    from basket_lines
-    inner join products on basket_lines.product_id = products.product_id
-    where
-        basket_lines.line_type = 'sale'
-        and products.category_name != 'Unknown'
+    select * from {{ ref('mart_sales__weekly_category_pairs') }}
 
 ),
 
@@ -40,31 +27,17 @@ baskets as (
 
 ),
 
--- a pair cannot be in more baskets than its rarer category: rare ones go before the join that grows
-frequent_categories as (
-
-    select basket_categories.*
-    from basket_categories
-    inner join categories on basket_categories.category_name = categories.category_name
-    where categories.basket_count >= {{ var('category_pair_minimum_baskets') }}
-
-),
-
 pairs as (
 
     select
-        first_category.category_name as first_category_name,
-        second_category.category_name as second_category_name,
-        count(*) as basket_count
-    from frequent_categories as first_category
-    inner join frequent_categories as second_category
-        on
-            first_category.basket_id = second_category.basket_id
-            and first_category.category_name < second_category.category_name
+        first_category_name,
+        second_category_name,
+        cast(sum(basket_count) as bigint) as basket_count
+    from weekly_pairs
     group by
-        first_category.category_name,
-        second_category.category_name
-    having count(*) >= {{ var('category_pair_minimum_baskets') }}
+        first_category_name,
+        second_category_name
+    having sum(basket_count) >= {{ var('category_pair_minimum_baskets') }}
 
 ),
 

@@ -1,48 +1,12 @@
-with basket_lines as (
+with product_totals as (
 
-    select * from {{ ref('fct_basket_lines') }}
+    select * from {{ ref('mart_sales__product_totals') }}
 
 ),
 
 products as (
 
     select * from {{ ref('dim_products') }}
-
-),
-
-buyers as (
-
-    select
-        product_id,
-        household_id,
-        count(*) as basket_count,
-        cast(sum(item_count) as bigint) as item_count,
-        sum(sales_amount) as sales_amount,
-        sum(shelf_amount) as shelf_amount,
-        min(purchase_date) as first_purchase_date,
-        max(purchase_date) as last_purchase_date
-    from basket_lines
-    where line_type not in ('coupon', 'void')
-    group by
-        product_id,
-        household_id
-
-),
-
-summed as (
-
-    select
-        product_id,
-        count(*) as household_count,
-        cast(sum(basket_count) as bigint) as basket_count,
-        cast(sum(item_count) as bigint) as item_count,
-        cast(sum(sales_amount) as decimal(18, 2)) as sales_amount,
-        cast(sum(shelf_amount) as decimal(18, 2)) as shelf_amount,
-        cast(sum(case when basket_count > 1 then 1 else 0 end) as double) / count(*) as repeat_household_share,
-        min(first_purchase_date) as first_purchase_date,
-        max(last_purchase_date) as last_purchase_date
-    from buyers
-    group by product_id
 
 ),
 
@@ -54,21 +18,22 @@ final as (
         products.category_name,
         products.product_type_name,
         products.brand_type,
-        summed.household_count,
-        summed.basket_count,
-        summed.item_count,
-        summed.sales_amount,
-        summed.shelf_amount,
-        summed.repeat_household_share,
-        1 - cast(summed.sales_amount as double) / nullif(cast(summed.shelf_amount as double), 0) as discount_share,
-        summed.first_purchase_date,
-        summed.last_purchase_date,
+        product_totals.household_count,
+        product_totals.basket_count,
+        product_totals.item_count,
+        product_totals.sales_amount,
+        product_totals.shelf_amount,
+        product_totals.repeat_household_share,
+        1 - cast(product_totals.sales_amount as double)
+        / nullif(cast(product_totals.shelf_amount as double), 0) as discount_share,
+        product_totals.first_purchase_date,
+        product_totals.last_purchase_date,
         cast(rank() over (
             partition by products.department_name, products.category_name
-            order by summed.sales_amount desc nulls last
+            order by product_totals.sales_amount desc nulls last
         ) as bigint) as sales_rank
-    from summed
-    inner join products on summed.product_id = products.product_id
+    from product_totals
+    inner join products on product_totals.product_id = products.product_id
 
 )
 
