@@ -455,13 +455,15 @@ class _Run:
                 return self._add_up(model, query.of_rows(leaf, changes[leaf].added), united)
         maintenance = Maintenance(query, set(felt), self._manifest.tested_key(model)[0])
         keys = self._keys(maintenance.touched(felt), maintenance.key)
-        stale = self._stale(relation, keys)
-        if self._kept[stale] > MANY_ROWS and (finer := maintenance.finer()):
-            maintenance, keys = finer, self._keys(finer.touched(felt), finer.key)
-            stale = self._stale(relation, keys)
-        touched, whole = self._kept[stale], self._sizes[relation_key(model)]
-        if touched > WORTHWHILE_SHARE * whole:
-            raise NotMaintainable(f"{touched:,} of about {whole:,} rows are touched")
+        most = int(WORTHWHILE_SHARE * self._sizes[relation_key(model)])
+        few = min(most, MANY_ROWS)
+        stale = self._stale(relation, keys, few + 1)
+        if self._kept[stale] > few:
+            if finer := maintenance.finer():
+                maintenance, keys = finer, self._keys(finer.touched(felt), finer.key)
+            stale = self._stale(relation, keys, most + 1)
+        if self._kept[stale] > most:
+            raise NotMaintainable(f"more than {most:,} of its rows are touched")
         self._refuse_split_keys(model, maintenance.key)
         fresh = self._filled_like(relation, maintenance.recomputed(keys, {leaf: changes[leaf] for leaf in felt}))
         self._take_out(model, fresh, keys)
@@ -483,10 +485,11 @@ class _Run:
         has_null: Any = self._hub.execute(nulls(name, columns)).fetchone()
         return Keys(name, columns, has_null)
 
-    def _stale(self, relation: str, keys: Keys) -> str:
-        """Keep the rows of a table that have some keys."""
+    def _stale(self, relation: str, keys: Keys, at_most: int | None = None) -> str:
+        """Keep the rows of a table that have some keys, or so many of them."""
+        limit = "" if at_most is None else f" limit {at_most}"
         return self._keep(
-            f"select _rows.* from {relation} as _rows semi join {keys.name} as _keys on {keys.match('_rows')}"
+            f"select _rows.* from {relation} as _rows semi join {keys.name} as _keys on {keys.match('_rows')}{limit}"
         )
 
     def _replace(self, model: Node, keys: Keys, stale: str, fresh: str) -> Changed:

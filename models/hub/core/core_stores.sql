@@ -4,9 +4,9 @@ with baskets as (
 
 ),
 
-promotions as (
+promotion_weeks as (
 
-    select * from {{ ref('core_promotions') }}
+    select * from {{ ref('core_promotion_weeks') }}
 
 ),
 
@@ -24,7 +24,7 @@ visited as (
 planned as (
 
     select distinct store_id
-    from promotions
+    from promotion_weeks
 
 ),
 
