@@ -281,6 +281,9 @@ class Shop:
                 if self._count(f"(from {change.removed}) union all (from {change.added})")
             }
             [alone] = felt if len(felt) == 1 else [""]
+            if alone and query.is_only_missed(alone) and not self._count(f"from {mine[alone].removed}"):
+                assert not self._count(f'from truth except all from "{name}"'), (name, changes)  # noqa: S101
+                self.only_fewer += 1
             if not felt:
                 self.unfelt[name] += 1
             elif alone and query.is_by_row(alone):

@@ -43,6 +43,12 @@ _COMPARABLE = re.compile(
 """Types of which equal values are the same value: not so -0.0 and 0.0, or 1 month and 30 days."""
 
 
+_ROW_BY_ROW = (
+    *(exp.Select, exp.From, exp.Table, exp.TableAlias, exp.With, exp.CTE, exp.Identifier, exp.Column, exp.Star),
+    *(exp.Alias, exp.Where, exp.And, exp.Is, exp.EQ, exp.NEQ, exp.Null, exp.Literal),
+)
+"""What a query is made of that gives a row for each row of what it reads, or none."""
+
 _WHOLE = re.compile(r"U?(TINY|SMALL|BIG)?INT|U?INTEGER|HUGEINT")
 _DECIMAL = re.compile(r"DECIMAL\(\d+, ?(\d+)\)")
 """Types of which sums are exact, as DuckDB and as sqlglot write them."""
@@ -361,6 +367,20 @@ class Query:
     def is_by_row(self, relation: str) -> bool:
         """Whether each row of a relation gives rows of the result of its own, whichever others there are."""
         return _is_by_row(self.root, relation)
+
+    def is_only_missed(self, relation: str) -> bool:
+        """Whether the query lists rows that have no match in a relation: more rows there leave fewer here."""
+        query = _parsed(self.sql)
+        searched = [part for part in query.find_all(exp.In) if part.args.get("query")]
+        inside = [node for part in searched for node in part.args["query"].walk()]
+        is_plain = all(_is_row_by_row(node) for node in query.walk())
+        return (
+            is_plain
+            and not any(isinstance(node, exp.In) for node in inside)
+            and all(
+                any(table is node for node in inside) for table in query.find_all(exp.Table) if _name(table) == relation
+            )
+        )
 
     def united(self, relation: str, stored: dict[str, str]) -> dict[str, str]:
         """Tell how what further rows of a relation give is united with what the query gave before.
@@ -1015,6 +1035,25 @@ def _is_by_row(relation: Relation, name: str) -> bool:
     if isinstance(relation, SetOperation):
         return False  # another branch gives rows, too
     return relation.is_by_row and _reads_by_row(relation, name)
+
+
+def _is_row_by_row(node: exp.Expr) -> bool:
+    """Whether a part of a query leaves it one that lists rows, and leaves some out, each for what is in it."""
+    if isinstance(node, exp.Not):
+        return isinstance(node.this, exp.Is) or (isinstance(node.this, exp.In) and _is_condition(node))
+    if isinstance(node, exp.In):
+        return isinstance(node.parent, exp.Not)
+    if isinstance(node, exp.Subquery | exp.Paren):
+        return isinstance(node.parent, exp.From | exp.In)
+    return isinstance(node, _ROW_BY_ROW)
+
+
+def _is_condition(node: exp.Expr) -> bool:
+    """Whether a row has to fulfil a part of a query to be listed."""
+    above = node.parent
+    while isinstance(above, exp.And):
+        above = above.parent
+    return isinstance(above, exp.Where)
 
 
 def _reads_by_row(block: Block, name: str) -> bool:

@@ -742,6 +742,9 @@ class _Run:
         try:
             read = Query(query, self._types)
             felt = self._felt(read, known)
+            # what was not missing is not, however much has come
+            missed = {leaf for leaf in felt if not self._kept[felt[leaf].removed] and read.is_only_missed(leaf)}
+            felt = {leaf: change for leaf, change in felt.items() if leaf not in missed}
             if not felt:
                 return 0
             alone = self._relations.alone(read, felt)

@@ -293,6 +293,41 @@ def test_new_rows_are_added_to_groups_where_that_takes_no_other_row(
     assert query.united("hub.core.lines", stored) == united
 
 
+@pytest.mark.parametrize(
+    ("sql", "is_so"),
+    [
+        ("select * from {lines} where k is not null and k not in (select k from {products} where k is not null)", True),
+        (
+            "select * from (with l as (select * from {lines}) select k, s from l) as f where k <> 5 and k not in "
+            "(select k from (with p as (select * from {products}), q as (select k from p) select * from q) as p)",
+            True,
+        ),
+        ("select * from {lines} where k in (select k from {products})", False),
+        ("select * from {lines} where not (k not in (select k from {products}))", False),
+        ("select * from {lines} where (k not in (select k from {products})) is null", False),
+        ("select * from {lines} where k = 1 or k not in (select k from {products})", False),
+        ("select k not in (select k from {products}) as k from {lines}", False),
+        ("select count(*) as n from {lines} where k not in (select k from {products})", False),
+        ("select * from {lines} where k not in (select max(k) from {products})", False),
+        ("select * from {lines} where k not in (select k from {products} limit 1)", False),
+        ("select * from {lines} where k not in (select k from {products} except select k from {lines})", False),
+        (
+            "select * from {lines} where k not in (select k from {products}) and k > (select max(k) from {products})",
+            False,
+        ),
+        (
+            "select * from {lines} where k not in (select k from {lines} where k not in (select k from {products}))",
+            False,
+        ),
+        ("select * from {lines} where k not in (select k from {lines} where k = (select k from {products}))", False),
+    ],
+)
+def test_more_rows_where_others_are_missed_leave_fewer_only_if_nothing_else_is_asked(sql: str, is_so: bool) -> None:
+    query = Query(sql.format(lines='"hub"."core"."lines"', products='"hub"."core"."products"'), TYPES)
+    assert query.is_only_missed("hub.core.products") == is_so
+    assert not query.is_only_missed("hub.core.lines")
+
+
 def test_views_of_many_shapes_are_kept_up_to_date_by_change() -> None:
     command = [sys.executable, ROOT / "bench/views.py", "--batches", "400", "--seed", "5"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
