@@ -458,7 +458,7 @@ class _Run:
         most = int(WORTHWHILE_SHARE * self._sizes[relation_key(model)])
         few = min(most, MANY_ROWS)
         stale = self._stale(relation, keys, few + 1)
-        if self._kept[stale] > few:
+        if self._kept[stale] > few and few < most:
             if finer := maintenance.finer():
                 maintenance, keys = finer, self._keys(finer.touched(felt), finer.key)
             stale = self._stale(relation, keys, most + 1)
