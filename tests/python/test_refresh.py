@@ -1,5 +1,6 @@
 """New data without dbt: what a build by change leaves, on a sample whose tills send new and corrected lines."""
 
+import io
 import os
 import random
 import shutil
@@ -12,11 +13,15 @@ from pathlib import Path
 import duckdb
 import pytest
 from conftest import BIN, ROOT, Sandbox
+from rich.console import Console
 from test_plan import plan
 
+from hubspoke import refresh
+from hubspoke.build import build
 from hubspoke.errors import HubspokeError
-from hubspoke.maintenance import Query
+from hubspoke.maintenance import Maintenance, Query
 from hubspoke.manifest import content_of, parse_project
+from hubspoke.project import Project
 from hubspoke.quality import CURRENT_LEDGER
 
 SOURCES = "models/hub/staging/pos/_pos__sources.yml"
@@ -110,6 +115,36 @@ def test_new_data_gives_by_change_what_a_full_build_gives(tills: Sandbox) -> Non
         assert tables(tills) == rows
         assert tills.query(LAST_RESULTS) == counts
         assert ledger(tills) == held_back
+
+
+def test_a_finer_key_is_looked_for_where_a_coarse_one_touches_many_rows(
+    tills: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_for: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+    finer = Maintenance.finer
+
+    def noted(maintenance: Maintenance) -> Maintenance | None:
+        other = finer(maintenance)
+        looked_for.append((maintenance.key, other.key if other else ()))
+        return other
+
+    monkeypatch.setattr(Maintenance, "finer", noted)
+    monkeypatch.setattr(refresh, "MANY_ROWS", 10)
+    monkeypatch.setenv("HUBSPOKE_WAREHOUSE", "warehouse")
+    monkeypatch.chdir(tills.root)
+    send(
+        tills,  # in weeks in which their stores had sold nothing
+        "select * replace (basket_id + 1000000000000 as basket_id, week + 1 as week, "
+        "transaction_timestamp + interval 7 days as transaction_timestamp) "
+        "from {all} where basket_id % 50 = 7 and week between 5 and 45",
+    )
+    printed = io.StringIO()
+    assert build(Project.find(tills.root), (), False, Console(file=printed)), printed.getvalue()
+    assert refreshed(printed.getvalue()), printed.getvalue()
+    assert (("store_id",), ("product_id", "store_id")) in looked_for
+    found = tables(tills)
+    tills.run("hubspoke", "build", "--full")
+    assert tables(tills) == found
 
 
 def test_a_full_build_computes_all_anew_and_asks_dbt_only_where_it_is_needed(tills: Sandbox) -> None:
