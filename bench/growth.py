@@ -212,13 +212,12 @@ class Example(Shop):
 
     Args:
         root: Folder to copy it to.
-        times: How often its data is there, with keys of its own each time.
         withheld: Share of the lines that are yet to be sent.
     """
 
-    def __init__(self, root: Path, times: int = 1, withheld: float = 0.08) -> None:
+    def __init__(self, root: Path, withheld: float = 0.08) -> None:
         self.root = root
-        write_project(root, times)
+        write_project(root, 1)
         whole, self._year = root / "exports/transactions.parquet", root / "year.parquet"
         in_order = "row_number() over (order by transaction_timestamp, basket_id, product_id) as _number"
         duckdb.sql(f"copy (select *, {in_order} from '{whole}') to '{self._year}' (format parquet)")

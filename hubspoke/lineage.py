@@ -127,8 +127,7 @@ def _columns_of(sql: str, dialect: str, described: Described) -> dict[str, froze
         SqlglotError: It cannot be followed.
     """
     parsed = parse(sql, dialect)
-    if parsed is None:
-        return {}
+    assert parsed  # noqa: S101 -- there is SQL
     schema = _schema(dialect, described)
     query = qualify(parsed.copy(), schema=schema, dialect=dialect)
     scope = build_scope(query)

@@ -265,8 +265,8 @@ class ReleaseStore:
                     name, columns = node["name"], columns_of(hub, node["relation_name"])
                     fresh = _measured(hub, node, columns)
                     kept = before.get(name)
-                    same = kept and (kept.rows, kept.checksum, kept.contract)
-                    if kept and same == (fresh.rows, fresh.checksum, fresh.contract):
+                    now = (fresh.rows, fresh.checksum, fresh.contract)
+                    if kept and (kept.rows, kept.checksum, kept.contract) == now:
                         after[name] = kept.model_copy()
                         continue
                     fresh.files = [tables.write(hub, fresh.spoke, name, node["relation_name"], columns)]
