@@ -922,10 +922,20 @@ class _Scope:
                 block.always = self._and(block.always, {(number, name) for name in item.relation.columns})
 
     def read_figures(self) -> None:
-        """Read what is selected of groups, if that is what they are grouped by, and figures that can be added to."""
+        """Read what is selected of groups, if that is what they are grouped by, and figures that can be added to.
+
+        Distinct rows are groups by all that is selected.
+        """
         node, found = self._node, dict[str, Figure | None]()
-        group = node.args.get("group")
-        if not group or any(node.args.get(name) for name in ("having", "qualify", "distinct")):
+        group, distinct = node.args.get("group"), node.args.get("distinct")
+        if any(node.args.get(name) for name in ("having", "qualify")):
+            return
+        if distinct:
+            is_plain = not group and not distinct.args.get("on") and not any(_windows(node))
+            if is_plain and any(self.block.columns.values()):  # and so nothing is aggregated
+                self.block.figures = dict.fromkeys(self.block.columns)
+            return
+        if not group:
             return
         told: set[int] = set()
         for place, part in enumerate(node.expressions):

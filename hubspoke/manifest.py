@@ -18,6 +18,9 @@ from hubspoke.yaml_file import read_yaml
 
 Node = dict[str, Any]
 
+TAKING_OUT = {"quarantine", "drop"}
+"""What a rule's ``on_failure`` says where it takes the rows that break it out of its model."""
+
 PATHS = {
     "model-paths": "models",
     "macro-paths": "macros",
@@ -210,7 +213,7 @@ def meta(node: Node) -> dict[str, Any]:
 
 def takes_rows_out(test: Node) -> bool:
     """Whether a rule takes the rows that break it out of its model."""
-    return meta(test).get("on_failure") in {"quarantine", "drop"}
+    return meta(test).get("on_failure") in TAKING_OUT
 
 
 def parse_project(root: Path) -> Manifest:

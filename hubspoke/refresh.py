@@ -42,7 +42,7 @@ from hubspoke.maintenance import (
     nulls,
     repeated,
 )
-from hubspoke.manifest import Manifest, Node
+from hubspoke.manifest import TAKING_OUT, Manifest, Node
 from hubspoke.pins import pinned_tables
 from hubspoke.plan import IN_PLACE, Plan, Step, elsewhere
 from hubspoke.profile import read_target
@@ -66,6 +66,9 @@ FILLED_IN = {
     "quality.results": {"recorded_at": "now()"},
 }
 """Columns that the hub itself has values for, of its tables about its runs."""
+
+ALL_BUT_NONE = "!= 0"
+"""dbt's own threshold of failures, from which on a test warns or fails."""
 
 COMPARED_ROWS = 5_000_000
 """A larger relation that was computed anew is not compared with what it was: it is taken to be another."""
@@ -512,7 +515,8 @@ class _Run:
 
     def _again(self, model: Node, sql: str) -> Changed | None:
         relation = model["relation_name"]
-        if self._plan.is_full or self._count(f"from {relation}") > COMPARED_ROWS:
+        rows_before = 0 if self._plan.is_full else self._count(f"from {relation}")
+        if self._plan.is_full or rows_before > COMPARED_ROWS:
             self._hub.execute(f"delete from {relation}")
             if not self._taking_out(model):
                 self._hub.execute(f"insert into {relation} by name select * from ({sql}\n)")
@@ -529,21 +533,30 @@ class _Run:
         self._take_out(model, fresh)
         change = self._difference(relation, fresh, self._types[relation_key(model)])
         if self._is_change(change):
-            self._hub.execute(f"delete from {relation}")
-            self._hub.execute(f"insert into {relation} from {fresh}")
+            went, came = self._kept[change.removed], change.added
+            same = self._alike(self._types[relation_key(model)], "_rows", "_went")
+            some = f"delete from {relation} as _rows using {change.removed} as _went where {same}"
+            # of rows that are like others, not all may have gone
+            if went > WORTHWHILE_SHARE * rows_before or self._value(some) != went:
+                self._hub.execute(f"delete from {relation}")
+                came = fresh
+            self._hub.execute(f"insert into {relation} from {came}")
         return change
 
     def _without_alike(self, change: Changed, columns: Collection[str]) -> Changed:
         """Leave out of a change the rows that went and came again, as far as some columns tell."""
-        same = " and ".join(
-            f"_came.{column} is not distinct from _went.{column}" for column in map(identifier, columns)
-        )
+        same = self._alike(columns, "_came", "_went")
         is_possible = self._kept[change.removed] and self._kept[change.added]
         alike = f"select 1 from {change.added} as _came semi join {change.removed} as _went on {same}"
         # where there are none, which is usual and soon known, nothing has to be counted row by row
         if not is_possible or not self._count(f"{alike} limit 1"):
             return change
         return self._difference(change.removed, change.added, columns)
+
+    @staticmethod
+    def _alike(columns: Collection[str], one: str, other: str) -> str:
+        """Return the condition that rows are the same in some columns."""
+        return " and ".join(f"{one}.{name} is not distinct from {other}.{name}" for name in map(identifier, columns))
 
     def _difference(self, before: str, after: str, columns: Collection[str]) -> Changed:
         """Keep how rows differ."""
@@ -568,9 +581,7 @@ class _Run:
 
     def _taking_out(self, model: Node) -> list[dict[str, Any]]:
         """List the rules that take rows out of a model."""
-        return [
-            rule for rule in self._gates.get(model["unique_id"], []) if rule["on_failure"] in {"quarantine", "drop"}
-        ]
+        return [rule for rule in self._gates.get(model["unique_id"], []) if rule["on_failure"] in TAKING_OUT]
 
     def _refuse_split_keys(self, model: Node, key: tuple[str, ...]) -> None:
         """Refuse to take rows out by keys alone, where that hangs on other rows, or where nobody kept what went."""
@@ -698,11 +709,9 @@ class _Run:
             self._note("quality.measurements", **known, **measured, observed=observed)
         else:
             raise NotRefreshable(f"nobody noted what {test['name']} runs")
-        row: Any = self._hub.execute(
-            f"select {reported} {config.get('error_if') or '!= 0'}, {reported} {config.get('warn_if') or '!= 0'}"
-        ).fetchone()
+        is_error, is_warning = (self._is_over(reported, config.get(name)) for name in ("error_if", "warn_if"))
         severity = str(config.get("severity") or "error").lower()
-        status = "fail" if severity == "error" and row[0] else "warn" if row[1] else "pass"
+        status = "fail" if severity == "error" and is_error else "warn" if is_warning else "pass"
         if status == "fail":
             raise NotRefreshable(f"{test['name']} fails")
         if status == "warn":
@@ -715,15 +724,21 @@ class _Run:
         self._note("runs.results", node_id=test["unique_id"], **told, **counted)
         self._note_rule(test, status, rows_tested, failed, observed)
 
+    def _is_over(self, failures: int, threshold: str | None) -> bool:
+        """Whether so many failures are too many by a test's ``error_if`` or ``warn_if``."""
+        if threshold in {None, ALL_BUT_NONE}:
+            return failures != 0
+        return bool(self._value(f"select {failures} {threshold}"))
+
     def _failures(self, test: Node, sql: str) -> int:
         """Count what a rule's own query finds."""
         config = test["config"]
         limit = f" limit {config['limit']}" if config.get("limit") else ""
         last = self._results.get(test["unique_id"])
         is_plain = not limit and (config.get("fail_calc") or "count(*)") == "count(*)"
-        thresholds = {str(config.get(name) or "!= 0") for name in ("warn_if", "error_if")}
+        thresholds = {config.get(name) or ALL_BUT_NONE for name in ("warn_if", "error_if")}
         is_steady = test["unique_id"] not in volatile(self._manifest)
-        if is_steady and is_plain and thresholds == {"!= 0"} and last is not None and last.status == "pass":
+        if is_steady and is_plain and thresholds == {ALL_BUT_NONE} and last is not None and last.status == "pass":
             failed = self._found_by_change(sql, last.number)
             if failed is not None:
                 return failed
@@ -769,13 +784,15 @@ class _Run:
         if gate["kind"] == "whole":
             row: Any = self._hub.execute(sql).fetchone()
             return int(bool(row[2])), None if row[1] is None else str(row[1])
-        definition, before = self._measured.get(test_id, ("", -1))
-        if gate["on_failure"] in {"quarantine", "drop"}:
-            return self._taken.get(test_id, before), None
-        # what no row broke, only a row that came can break; but where the clock decides
-        is_clean = before == 0 and definition == gate["definition"] and test_id not in volatile(self._manifest)
-        found = self._broken_by_change(gate, about) if is_clean else None
+        if gate["on_failure"] in TAKING_OUT:
+            return self._taken.get(test_id, self._measured.get(test_id, ("", -1))[1]), None
+        found = self._broken_by_change(gate, about) if self._is_clean(gate) else None
         return self._broken_in_all(gate, about) if found is None else found, None
+
+    def _is_clean(self, gate: dict[str, Any]) -> bool:
+        """Whether nothing broke a rule before this run: then only a row that came can, but where the clock decides."""
+        known = self._measured.get(gate["test_id"])
+        return known == (gate["definition"], 0) and gate["test_id"] not in volatile(self._manifest)
 
     def _broken_by_change(self, gate: dict[str, Any], about: Node) -> int | None:
         """Count what breaks a rule that nothing broke before this run; None if that is not told by what changed."""
@@ -788,30 +805,38 @@ class _Run:
         if name not in self._changes:
             return 0
         change = self._changes[name]
-        if change is None or gate["kind"] == "row":
-            return self._broken(gate, change.added) if change else None
+        if change is None:
+            return None
+        if gate["kind"] == "row":
+            others = [
+                rule
+                for rule in self._gates[about["unique_id"]]
+                if not rule["others"] and rule["on_failure"] not in TAKING_OUT and self._is_clean(rule)
+            ]
+            return self._broken_rows_of(gate, others, change.added)
         came = ", ".join(f"{column} as _key_{number}" for number, column in enumerate(gate["key"]))
         same = " and ".join(f"_keys._key_{number} = _gated.{column}" for number, column in enumerate(gate["key"]))
         keys = f"(select {came} from {change.added} as _gated) as _keys on {same}"
-        return self._broken(gate, f"(select _gated.* from {relation} as _gated semi join {keys})")
+        return self._repeated_keys(gate, f"(select _gated.* from {relation} as _gated semi join {keys})")
 
     def _broken_in_all(self, gate: dict[str, Any], about: Node) -> int:
         """Count which rows of a model break a rule; if all is computed anew, for all its rules on rows in one scan."""
         relation = about["relation_name"]
         if gate["kind"] == "key":
-            return self._broken(gate, f"(select * from {relation} where {_may_repeat(gate, relation)})")
+            return self._repeated_keys(gate, f"(select * from {relation} where {_may_repeat(gate, relation)})")
+        return self._broken_rows_of(gate, self._gates[about["unique_id"]] if self._plan.is_full else [], relation)
+
+    def _broken_rows_of(self, gate: dict[str, Any], others: list[dict[str, Any]], rows: str) -> int:
+        """Count which of some rows break a rule on rows, and in the same scan which break other such rules."""
         if gate["test_id"] not in self._broken_rows:
-            gates = self._gates[about["unique_id"]] if self._plan.is_full else [gate]
-            rules = {rule["test_id"]: rule["sql"] for rule in gates if rule["kind"] == "row"}
+            rules = {rule["test_id"]: rule["sql"] for rule in [gate, *others] if rule["kind"] == "row"}
             counts = ", ".join(f"coalesce(count_if({sql}), 0)" for sql in rules.values())
-            row: Any = self._hub.execute(f"select {counts} from {relation} as _gated").fetchone()
+            row: Any = self._hub.execute(f"select {counts} from {rows} as _gated").fetchone()
             self._broken_rows |= dict(zip(rules, row, strict=True))
         return self._broken_rows[gate["test_id"]]
 
-    def _broken(self, gate: dict[str, Any], rows: str) -> int:
-        """Count which of some rows break a rule on rows, or repeat a key."""
-        if gate["kind"] == "row":
-            return self._count(f"select 1 from {rows} as _gated where {gate['sql']}")
+    def _repeated_keys(self, gate: dict[str, Any], rows: str) -> int:
+        """Count how many of some rows repeat a key."""
         repeated = f"from {rows} as _gated where {gate['sql']} group by {', '.join(gate['key'])} having count(*) > 1"
         return self._value(f"select coalesce(sum(more), 0) from (select count(*) - 1 as more {repeated})")
 

@@ -288,6 +288,13 @@ STORED = {"k": "INTEGER", "v": "DECIMAL(18,2)"}
             {"k": "INTEGER", "v": "DECIMAL(38,2)", "last": "DATE"},
             {"last": "max", "v": "sum", "k": ""},
         ),
+        ("select distinct k, upper(s) as s from {lines}", {"k": "INTEGER", "s": "VARCHAR"}, {"k": "", "s": ""}),
+        (
+            "with p as (select distinct p.dep as s, l.k from {lines} as l join {products} as p using (k)) select k, s "
+            "from p",
+            {"k": "INTEGER", "s": "VARCHAR"},
+            {"k": "", "s": ""},
+        ),
         # what another row could not be added to
         ("select k, avg(v) as v from {lines} group by k", STORED, {}),
         ("select k, sum(distinct v) as v from {lines} group by k", STORED, {}),
@@ -296,6 +303,11 @@ STORED = {"k": "INTEGER", "v": "DECIMAL(18,2)"}
         ("select k, sum(v) + 1 as v from {lines} group by k", STORED, {}),
         ("select k, sum(v) as v from {lines} group by k limit 5", STORED, {}),
         ("select k, sum(v) as v from {lines} group by k qualify row_number() over (order by k) < 3", STORED, {}),
+        ("select distinct count(*) as v from {lines}", {"v": "BIGINT"}, {}),
+        ("select distinct k, row_number() over (order by k) as v from {lines}", {"k": "INTEGER", "v": "BIGINT"}, {}),
+        ("select distinct on (k) k, s from {lines} order by k, s", {"k": "INTEGER", "s": "VARCHAR"}, {}),
+        ("select distinct k, s from {lines} order by k limit 3", {"k": "INTEGER", "s": "VARCHAR"}, {}),
+        ("select distinct k, v from {lines}", STORED, {}),
         # what has been rounded, or adds up differently
         ("select k, sum(f) as v from {lines} group by k", STORED, {}),
         ("select k, sum(v) as v from {lines} group by k", {"k": "INTEGER", "v": "DECIMAL(18,1)"}, {}),

@@ -4,9 +4,9 @@ with catalogue as (
 
 ),
 
-transactions as (
+products_sold as (
 
-    select * from {{ ref('stg_pos__transactions') }}
+    select * from {{ ref('core_products_sold') }}
 
 ),
 
@@ -18,7 +18,7 @@ coupons as (
 
 mentioned as (
 
-    select product_id from transactions
+    select product_id from products_sold
     union
     select product_id from coupons
 
