@@ -1,11 +1,10 @@
 """One commit to an Iceberg table, in which its rows become others."""
 
 import json
-from collections.abc import Iterator
 
 import pyarrow as pa
 from pyiceberg.io.pyarrow import parquet_file_to_data_file
-from pyiceberg.manifest import DataFile, ManifestFile
+from pyiceberg.manifest import ManifestEntry, ManifestEntryStatus, ManifestFile
 from pyiceberg.table import Table, TableProperties, Transaction
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Operation
@@ -44,25 +43,34 @@ def replace_rows(table: Table, schema: pa.Schema, columns: dict[str, str], files
         if properties:
             transaction.set_properties(properties)
         with _Replacement(Operation.OVERWRITE, transaction, table.io) as snapshot:
-            for data_file in _data_files(table):
-                snapshot.delete_data_file(data_file)
             for file in files:
                 snapshot.append_data_file(parquet_file_to_data_file(table.io, transaction.table_metadata, file))
-
-
-def _data_files(table: Table) -> Iterator[DataFile]:
-    """List what a table's rows are in now."""
-    current = table.current_snapshot()
-    for manifest in current.manifests(table.io) if current else ():
-        for entry in manifest.fetch_manifest_entry(table.io):
-            yield entry.data_file
 
 
 class _Replacement(_OverwriteFiles):
     """A snapshot of which no row is one of the snapshot before.
 
-    The library's own would carry on, from each snapshot to the next, what was noted of the files that left the table.
+    The library's own would carry on, from each snapshot to the next, what was noted of the files that left the table;
+    and it would have to be told of each file that leaves, which takes reading what it then reads itself.
     """
+
+    def _deleted_entries(self) -> list[ManifestEntry]:
+        before = self._transaction.table_metadata.current_snapshot()
+        entries = []
+        for manifest in before.manifests(self._io) if before else ():
+            if not (manifest.has_added_files() or manifest.has_existing_files()):
+                continue
+            for entry in manifest.fetch_manifest_entry(self._io):
+                self.delete_data_file(entry.data_file)  # the snapshot's summary counts them
+                gone = ManifestEntry.from_args(
+                    status=ManifestEntryStatus.DELETED,
+                    snapshot_id=self._snapshot_id,
+                    sequence_number=entry.sequence_number,
+                    file_sequence_number=entry.file_sequence_number,
+                    data_file=entry.data_file,
+                )
+                entries.append(gone)
+        return entries
 
     def _existing_manifests(self) -> list[ManifestFile]:
         return []
