@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 from hubspoke.errors import HubspokeError
 from hubspoke.lineage import relation_key
-from hubspoke.maintenance import Maintenance, NotMaintainable, Query
+from hubspoke.maintenance import Maintenance, NotMaintainable
 from hubspoke.manifest import Node, meta, parse_project
 from hubspoke.project import Project
 from hubspoke.quality import open_hub
@@ -68,7 +68,7 @@ def _called(node: Node) -> str:
 def _how(relation: str, relations: Relations, sql: str, keys: tuple[str, ...], stored: dict[str, str]) -> str:
     added = ""
     try:
-        query = Query(sql, relations.types)
+        query = relations.query(sql)
         if relations.alone(query, [relation]) and (query.is_by_row(relation) or query.united(relation, stored)):
             added = "; new rows are just added"
         maintenance = Maintenance(query, {relation}, keys)

@@ -20,7 +20,7 @@ more is read off the parsed text than names of columns, and which of them equal 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
@@ -422,6 +422,12 @@ class Query:
         found: dict[tuple[int, int], set[str]] = {}
         _use(self.root, set(self.root.columns), found)
         return found
+
+
+@lru_cache(maxsize=1000)
+def query_of(sql: str, types: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]) -> Query:
+    """Return a query that is read once in a process, however often new data comes; for the rest see ``Query``."""
+    return Query(sql, {relation: dict(columns) for relation, columns in types})
 
 
 class Maintenance:

@@ -40,6 +40,7 @@ from hubspoke.maintenance import (
     inlined,
     key_of,
     nulls,
+    query_of,
     repeated,
 )
 from hubspoke.manifest import TAKING_OUT, Manifest, Node
@@ -258,6 +259,15 @@ class Relations:
         query = parse(sql)
         return {table_key(table) for table in query.find_all(exp.Table) if table.args.get("db")} if query else set()
 
+    def query(self, sql: str) -> Query:
+        """Read a query with the columns of what it reads.
+
+        Raises:
+            NotMaintainable: It cannot be read.
+        """
+        known = sorted(self.read_by(sql) & self.types.keys())
+        return query_of(sql, tuple((relation, tuple(self.types[relation].items())) for relation in known))
+
     def alone(self, query: Query, changed: Iterable[str]) -> str:
         """Name what has changed if it is one relation, and all others that the query reads are small; empty if not."""
         [leaf, *more] = changed
@@ -441,7 +451,7 @@ class _Run:
         changes = {leaf: change for leaf, change in changed.items() if change}
         for leaf in changed.keys() - changes.keys():
             raise NotMaintainable(f"what changed in {leaf.rpartition('.')[2]} is not known")
-        query = Query(sql, self._types)
+        query = self._relations.query(sql)
         felt = self._felt(query, changes)
         relation = model["relation_name"]
         if not felt:
@@ -755,7 +765,7 @@ class _Run:
         if len(known) < len(changes):
             return None
         try:
-            read = Query(query, self._types)
+            read = self._relations.query(query)
             felt = self._felt(read, known)
             # what was not missing is not, however much has come
             missed = {leaf for leaf in felt if not self._kept[felt[leaf].removed] and read.is_only_missed(leaf)}
