@@ -220,19 +220,24 @@ def personal_data_has_a_purpose(manifest: Manifest, compiled: dict[str, str]) ->
 
     A column is personal if its values come from a source column of class ``personal``, whatever it is called by now.
     """
-    lineage = Lineage(manifest, compiled)
+    lineage, personal = Lineage(manifest, compiled), manifest.personal_columns
     for model in manifest.spokes:
-        found = sorted(
-            column for column, sources in lineage.origins(model).items() if sources & manifest.personal_columns
-        )
-        exposures = [e for e in manifest.exposures.values() if model["unique_id"] in e["depends_on"]["nodes"]]
-        for exposure in exposures:
-            if found and not meta(exposure).get("personal_data_purpose"):
-                yield (
-                    exposure,
-                    f"exposure {exposure['name']} delivers personal data ({', '.join(found)} of {model['name']}); "
-                    "state config.meta.personal_data_purpose, or leave the columns out",
-                )
+        model_id = model["unique_id"]
+        exposures = [
+            exposure
+            for exposure in manifest.exposures.values()
+            if model_id in exposure["depends_on"]["nodes"] and not meta(exposure).get("personal_data_purpose")
+        ]
+        # to trace a column takes long beside this
+        if not exposures or not {source for source, _ in personal}.intersection(manifest.ancestry([model_id])):
+            continue
+        found = sorted(column for column, sources in lineage.origins(model).items() if sources & personal)
+        for exposure in exposures if found else []:
+            yield (
+                exposure,
+                f"exposure {exposure['name']} delivers personal data ({', '.join(found)} of {model['name']}); "
+                "state config.meta.personal_data_purpose, or leave the columns out",
+            )
 
 
 CompiledRule = Callable[[Manifest, dict[str, str]], Iterable[tuple[Node, str]]]

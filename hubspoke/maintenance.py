@@ -18,7 +18,8 @@ more is read off the parsed text than names of columns, and which of them equal 
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
@@ -577,7 +578,29 @@ class Maintenance:
 
         listed = ", ".join(f"{said(column)} as _key_{place + 1}" for place, column in enumerate(columns))
         where = " and ".join(f"{said(one)} = {said(other)}" for one, other in used)
-        return [f"select distinct {listed} from {', '.join(tables)} where {where}"]
+        found = f"(select {listed} from {', '.join(tables)} where {where}) as _found"
+        others = [item for item in range(len(block.items)) if item not in {*needed, changed}]
+        return [f"select distinct _found.* from {found} {self._present(block, others, columns, changes)}"]
+
+    def _present(
+        self, block: Block, items: Iterable[int], columns: Sequence[Column], changes: dict[str, Changed]
+    ) -> str:
+        """Return joins that leave, of keys called ``_found``, those that some items have or had a row of.
+
+        No other is in the result. An item that need not have a row, or of which that is not told, leaves all.
+        """
+        joins = []
+        for item in items:
+            names = [name for column in columns if (name := block.same_as(column).get(item))]
+            if block.items[item].is_optional or block.items[item].is_hidden or len(names) < len(columns):
+                continue
+            with suppress(NotMaintainable):
+                rows = self._superset(block, item, list(dict.fromkeys(names)), changes)
+                same = [
+                    f"_found._key_{place + 1} = _item_{item}.{identifier(name)}" for place, name in enumerate(names)
+                ]
+                joins.append(f"semi join ({rows}) as _item_{item} on {' and '.join(same)}")
+        return " ".join(joins)
 
     def _ways(self, block: Block, start: int, ends: set[int]) -> list[tuple[Column, Column]]:
         """Find the equalities that lead from one item to others."""

@@ -80,6 +80,9 @@ READ_WHOLE = 1_000_000
 MANY_ROWS = 50_000
 """Where changes touch more rows of a model, keys of more columns are looked for, though that takes a join."""
 
+ALIKE_SHARE = 0.3
+"""Where more of the rows that went came again as they were, they are left out of what changed."""
+
 WORTHWHILE_SHARE = 0.3
 """Where changes touch more of a model's rows, it is quicker to run its query again."""
 
@@ -554,12 +557,12 @@ class _Run:
         return change
 
     def _without_alike(self, change: Changed, columns: Collection[str]) -> Changed:
-        """Leave out of a change the rows that went and came again, as far as some columns tell."""
+        """Leave out of a change the rows that went and came again, as far as some columns tell, if they are many."""
         same = self._alike(columns, "_came", "_went")
         is_possible = self._kept[change.removed] and self._kept[change.added]
-        alike = f"select 1 from {change.added} as _came semi join {change.removed} as _went on {same}"
-        # where there are none, which is usual and soon known, nothing has to be counted row by row
-        if not is_possible or not self._count(f"{alike} limit 1"):
+        alike = f"from {change.removed} as _went semi join {change.added} as _came on {same}"
+        # few of them are not worth counting all row by row: to take what has not changed for changed is no fault
+        if not is_possible or self._count(alike) <= ALIKE_SHARE * self._kept[change.removed]:
             return change
         return self._difference(change.removed, change.added, columns)
 

@@ -73,10 +73,14 @@ def volatile(manifest: Manifest) -> dict[str, str]:
 
 
 def _word(words: re.Pattern[str], texts: list[str]) -> str:
-    for text in texts:
-        if found := words.search(re.sub(r"\{#.*?#\}|^\s*--[^\n{]*$", "", text, flags=re.DOTALL | re.MULTILINE)):
-            return next(word for word in found.groups() if word)
-    return ""
+    return next(filter(None, (_word_in(words, text) for text in texts)), "")
+
+
+@lru_cache(maxsize=10_000)
+def _word_in(words: re.Pattern[str], text: str) -> str:
+    """Find one of some words in a text; a macro's is that of each rule that it writes a part of."""
+    found = words.search(re.sub(r"\{#.*?#\}|^\s*--[^\n{]*$", "", text, flags=re.DOTALL | re.MULTILINE))
+    return next(word for word in found.groups() if word) if found else ""
 
 
 def _texts(manifest: Manifest, node: Node) -> list[str]:
