@@ -158,7 +158,9 @@ KEPT = {
 }
 """Shapes of which only what changes touch is computed."""
 
-ADDED_UP = {"group two", "group all", "alias group", "three", "three reg", "count star dim", "sums", "sums dim"}
+ADDED_UP = {
+    *("group two", "group all", "alias group", "three", "three reg", "count star dim", "sums", "sums dim", "distinct"),
+}
 """Those of groups to which new rows are added without a look at the others."""
 
 REBUILT = {

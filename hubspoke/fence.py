@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sqlglot import exp
 
+from hubspoke.errors import HubspokeError
 from hubspoke.lineage import Lineage, parse, relation_key, table_key
 from hubspoke.manifest import Manifest, Node, folders, meta, spoke_of
 from hubspoke.orders import faults
@@ -173,8 +174,13 @@ def postgres_orders_can_be_filled(manifest: Manifest) -> Iterator[tuple[Node, st
 
 def reads_through_ref(manifest: Manifest, compiled: dict[str, str]) -> Iterator[tuple[Node, str]]:
     """A model names no table or file by hand: dbt would not know that it reads it."""
+    delivered = set(manifest.ancestry([model["unique_id"] for model in manifest.spokes]))
     for model in manifest.models:
         query = parse(compiled.get(model["unique_id"], ""), manifest.dialect)
+        if query is None and model["unique_id"] in delivered:
+            raise HubspokeError(
+                f"{model['unique_id']} has not been compiled, so what it reads is not known. Run: hubspoke build"
+            )
         if query is None:
             continue
         parents = {relation_key(manifest.get(parent)) for parent in manifest.parents(model["unique_id"])}
@@ -251,6 +257,9 @@ def violations(manifest: Manifest, compiled: dict[str, str]) -> list[Violation]:
     Args:
         manifest: The project as parsed.
         compiled: Compiled SQL of its models, by unique id.
+
+    Raises:
+        HubspokeError: A model that a spoke rests on has not been compiled, or a column cannot be traced.
     """
     found = [(rule.__name__, node, message) for rule in RULES for node, message in rule(manifest)]
     for compiled_rule in COMPILED_RULES:
