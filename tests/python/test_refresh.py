@@ -13,13 +13,14 @@ from pathlib import Path
 import duckdb
 import pytest
 from conftest import BIN, ROOT, Sandbox
+from corner_shop import write_table
 from rich.console import Console
 from test_plan import plan
 
 from hubspoke import refresh
 from hubspoke.build import build
 from hubspoke.errors import HubspokeError
-from hubspoke.maintenance import Maintenance, Query
+from hubspoke.maintenance import Changed, Maintenance, Query
 from hubspoke.manifest import content_of, parse_project
 from hubspoke.project import Project
 from hubspoke.quality import CURRENT_LEDGER
@@ -147,6 +148,32 @@ def test_a_finer_key_is_looked_for_where_a_coarse_one_touches_many_rows(
     assert tables(tills) == found
 
 
+def test_of_keys_that_a_join_finds_those_are_left_that_are_in_all_that_is_joined() -> None:
+    types = {
+        "memory.main.plans": {"product": "INTEGER", "store": "INTEGER", "week": "INTEGER"},
+        "memory.main.sold": {"product": "INTEGER", "store": "INTEGER"},
+        "memory.main.weeks": {"store": "INTEGER", "week": "INTEGER"},
+    }
+    query = Query(
+        "select plans.product, plans.store, count(*) as week_count from memory.main.plans join memory.main.weeks "
+        "on plans.store = weeks.store and plans.week = weeks.week join memory.main.sold "
+        "on plans.product = sold.product and plans.store = sold.store group by plans.product, plans.store",
+        types,
+    )
+    finer = Maintenance(query, {"memory.main.weeks"}).finer()
+    assert finer
+    with duckdb.connect() as connection:
+        connection.execute(
+            "create table plans as select * from values (1, 1, 1), (2, 1, 1), (3, 1, 2) as t (product, store, week)"
+        )
+        connection.execute("create table sold as select * from values (1, 1), (3, 1) as t (product, store)")
+        connection.execute("create table weeks as select 1 as store, 1 as week")
+        connection.execute("create table came as from weeks; create table went as from weeks limit 0")
+        keys = connection.execute(finer.touched({"memory.main.weeks": Changed("went", "came")})).fetchall()
+        columns = finer.key
+    assert (set(columns), keys) == ({"product", "store"}, [(1, 1)])
+
+
 def test_a_full_build_computes_all_anew_and_asks_dbt_only_where_it_is_needed(tills: Sandbox) -> None:
     before = tables(tills)
     with duckdb.connect(tills.root / "warehouse/hub.duckdb") as hub:  # what no plan can know of
@@ -187,6 +214,27 @@ def test_a_model_is_explained(tills: Sandbox) -> None:
     wrong = tills.run("hubspoke", "explain", "mart_sales__department", check=False)
     assert wrong.returncode == 1
     assert "did you mean mart_sales__departments?" in wrong.stderr
+
+
+def test_of_rows_that_are_alike_those_alone_go_that_went(settled_shop: Sandbox) -> None:
+    ages = settled_shop.root / "models/hub/core/core_ages.sql"
+    ages.write_text("select age_range, count(*) over () as customer_count from {{ ref('core_customers') }}\n")
+    ages.with_suffix(".yml").write_text(
+        "models: [{ name: core_ages, description: 'Ages. Grain: one row per customer.' }]\n"
+    )
+    settled_shop.run("hubspoke", "build")
+    customers = settled_shop.root / "exports/customers.parquet"
+    write_table(
+        settled_shop.root,
+        "crm.customers",
+        f"select customer_id, if(customer_id = 1, '65+', age) as age from '{customers}'",
+    )
+    settled_shop.run("hubspoke", "ingest", "crm")
+    told = settled_shop.run("hubspoke", "build").stdout
+    assert refreshed(told), told
+    with duckdb.connect(settled_shop.root / "warehouse/hub.duckdb", read_only=True) as hub:
+        found = hub.execute("select age_range, count(*), max(customer_count) from core.core_ages group by 1").fetchall()
+        assert sorted(found) == [("19-24", 13, 40), ("25-34", 13, 40), ("35-44", 13, 40), ("65+", 1, 40)]
 
 
 def test_what_no_model_reads_reaches_none(tills: Sandbox) -> None:
