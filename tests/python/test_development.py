@@ -21,8 +21,8 @@ from hubspoke.quality import held_back, open_hub
 from hubspoke.release import last_builds
 
 DEPARTMENTS = "models/marts/sales/mart_sales__departments.sql"
-PRODUCTS = "count(distinct basket_lines.product_id)"
-SALES = "sum(basket_lines.sales_amount) as decimal"
+PRODUCTS = "count(*) as product_count"
+SALES = "sum(sales_amount) as decimal"
 HERE = "warehouse/dev/prices"
 ERP = """sources:
   - name: erp

@@ -46,11 +46,23 @@ def test_rows_are_counted_by_key_and_column_as_the_build_then_changes_them(settl
     before = state(settled)
     # one row goes and one comes, two others differ in one column, one of them in two
     for model, column, changed in [
-        (DEPARTMENTS, "product_count", "product_count + if(summed.department_name in ('MEAT', 'PRODUCE'), 1, 0)"),
-        (DEPARTMENTS, "item_count", "item_count + if(summed.department_name = 'MEAT', 7, 0)"),
-        (SPOKE, "department_name", "if(departments.department_name = 'GROCERY', 'FOOD', departments.department_name)"),
+        (
+            DEPARTMENTS,
+            "counted.product_count",
+            "counted.product_count + if(summed.department_name in ('MEAT', 'PRODUCE'), 1, 0) as product_count",
+        ),
+        (
+            DEPARTMENTS,
+            "summed.item_count",
+            "summed.item_count + if(summed.department_name = 'MEAT', 7, 0) as item_count",
+        ),
+        (
+            SPOKE,
+            "department_name",
+            "if(departments.department_name = 'GROCERY', 'FOOD', departments.department_name) as department_name",
+        ),
     ]:
-        settled.edit(model, f"\n        {column},\n", f"\n        {changed} as {column},\n")
+        settled.edit(model, f"\n        {column},\n", f"\n        {changed},\n")
     found = diff(settled)
     assert (found["release"], found["note"], found["faults"]) == (1, "", [])
     [one] = found["relations"]
@@ -127,7 +139,7 @@ def test_new_data_is_read_and_relations_may_come_and_go(settled: Sandbox) -> Non
 
 def test_what_fails_is_named_and_what_is_stopped_leaves_nothing(settled: Sandbox) -> None:
     before = state(settled)
-    sales = "sum(basket_lines.sales_amount) as decimal"
+    sales = "sum(sales_amount) as decimal"
     settled.edit(DEPARTMENTS, sales, f"2 * {sales}")
     red = settled.run("hubspoke", "plan", "--diff", check=False)
     assert (red.returncode, red.stderr) == (1, "")
@@ -146,7 +158,7 @@ def test_what_fails_is_named_and_what_is_stopped_leaves_nothing(settled: Sandbox
     settled.edit(
         DEPARTMENTS,
         "sum(cast(error('too much') as integer)) as decimal",
-        "sum(basket_lines.sales_amount + 0) as decimal",
+        "sum(sales_amount + 0) as decimal",
     )
     trial = settled.root / "warehouse/trial"
     process = subprocess.Popen(
