@@ -177,11 +177,11 @@ def reads_through_ref(manifest: Manifest, compiled: dict[str, str]) -> Iterator[
     delivered = set(manifest.ancestry([model["unique_id"] for model in manifest.spokes]))
     for model in manifest.models:
         query = parse(compiled.get(model["unique_id"], ""), manifest.dialect)
-        if query is None and model["unique_id"] in delivered:
-            raise HubspokeError(
-                f"{model['unique_id']} has not been compiled, so what it reads is not known. Run: hubspoke build"
-            )
         if query is None:
+            if model["unique_id"] in delivered:
+                raise HubspokeError(
+                    f"{model['unique_id']} has not been compiled, so what it reads is not known. Run: hubspoke build"
+                )
             continue
         parents = {relation_key(manifest.get(parent)) for parent in manifest.parents(model["unique_id"])}
         ctes = {cte.alias_or_name.lower() for cte in query.find_all(exp.CTE)}
@@ -227,6 +227,7 @@ def personal_data_has_a_purpose(manifest: Manifest, compiled: dict[str, str]) ->
     A column is personal if its values come from a source column of class ``personal``, whatever it is called by now.
     """
     lineage, personal = Lineage(manifest, compiled), manifest.personal_columns
+    sources_of_them = {source for source, _ in personal}
     for model in manifest.spokes:
         model_id = model["unique_id"]
         exposures = [
@@ -235,7 +236,7 @@ def personal_data_has_a_purpose(manifest: Manifest, compiled: dict[str, str]) ->
             if model_id in exposure["depends_on"]["nodes"] and not meta(exposure).get("personal_data_purpose")
         ]
         # to trace a column takes long beside this
-        if not exposures or not {source for source, _ in personal}.intersection(manifest.ancestry([model_id])):
+        if not exposures or not sources_of_them.intersection(manifest.ancestry([model_id])):
             continue
         found = sorted(column for column, sources in lineage.origins(model).items() if sources & personal)
         for exposure in exposures if found else []:

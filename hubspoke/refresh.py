@@ -84,7 +84,7 @@ ALIKE_SHARE = 0.3
 """Where more of the rows that went came again as they were, they are left out of what changed."""
 
 WORTHWHILE_SHARE = 0.3
-"""Where changes touch more of a model's rows, it is quicker to run its query again."""
+"""Where changes touch more of a model's rows, it is quicker to run its query, or to write all of them, again."""
 
 
 class NotRefreshable(Exception):

@@ -170,8 +170,7 @@ def test_of_keys_that_a_join_finds_those_are_left_that_are_in_all_that_is_joined
         connection.execute("create table weeks as select 1 as store, 1 as week")
         connection.execute("create table came as from weeks; create table went as from weeks limit 0")
         keys = connection.execute(finer.touched({"memory.main.weeks": Changed("went", "came")})).fetchall()
-        columns = finer.key
-    assert (set(columns), keys) == ({"product", "store"}, [(1, 1)])
+    assert (set(finer.key), keys) == ({"product", "store"}, [(1, 1)])
 
 
 def test_a_full_build_computes_all_anew_and_asks_dbt_only_where_it_is_needed(tills: Sandbox) -> None:
